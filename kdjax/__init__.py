@@ -1,0 +1,3 @@
+"""kdjax: one program trains every student of a distillation ablation."""
+
+__version__ = "0.1.0"

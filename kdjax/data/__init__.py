@@ -1,0 +1,1 @@
+"""Everything from files to arrays on the device."""

@@ -1,0 +1,1 @@
+"""The mathematics of distillation: losses, pathways, taps, trials."""

@@ -1,0 +1,6 @@
+"""Linen modules from images to logits; they know nothing of distillation."""
+
+from kdjax.models.unet import UNet
+
+# A config names a model by one of these and gives its attributes.
+MODELS = {"UNet": UNet}

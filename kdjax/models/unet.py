@@ -1,0 +1,122 @@
+"""The plain U-Net, with a name on every encoder level and decoder stage.
+
+Taps: "encoder1" (full resolution) to "encoderL" (coarsest), "decoder1"
+(full resolution) to "decoder{L-1}". Level i has 1 / 2**(i-1) of the side.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class ConvBlock(nn.Module):
+  """Two 3x3 conv + BatchNorm + ReLU: `[B, H, W, C]` to `[B, H, W, widths[1]]`.
+
+  Attributes:
+    widths: channels after the first and after the second convolution.
+    convolution: what `nn.Conv` calls; `engine.convolution` chooses it.
+    norm_axis: name of a device axis to average batch statistics over, or None.
+    dtype: of the arithmetic; parameters stay at least float32.
+  """
+
+  widths: tuple[int, int]
+  convolution: Callable = jax.lax.conv_general_dilated
+  norm_axis: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    param_dtype = jnp.promote_types(self.dtype, jnp.float32)
+    for i, width in enumerate(self.widths, start=1):
+      x = nn.Conv(
+        width,
+        (3, 3),
+        use_bias=False,
+        dtype=self.dtype,
+        param_dtype=param_dtype,
+        conv_general_dilated=self.convolution,
+        name=f"conv{i}",
+      )(x)
+      x = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        axis_name=None if self.is_initializing() else self.norm_axis,
+        dtype=self.dtype,
+        param_dtype=param_dtype,
+        name=f"norm{i}",
+      )(x)
+      x = nn.relu(x)
+    return x
+
+
+def upsample(x):
+  """Doubles the resolution, bilinear: `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
+  b, h, w, c = x.shape
+  return jax.image.resize(x, (b, 2 * h, 2 * w, c), "bilinear")
+
+
+class UNet(nn.Module):
+  """Images `[B, H, W, in_channels]` to logits `[B, H, W, num_classes]`.
+
+  An encoder level halves the resolution by max pooling; a decoder stage
+  doubles it bilinearly, concatenates the encoder level of that resolution and
+  halves the concatenated width in its first convolution. (Transposed
+  convolutions are slow in the backward pass on CPU, jax#23783.)
+
+  Attributes:
+    widths: channels of the encoder levels, finest first; sets the depth.
+    decoder_widths: channels of the decoder stages, coarsest first.
+    num_classes: channels of the logits.
+    in_channels: channels of the images.
+    convolution: what `nn.Conv` calls; `engine.convolution` chooses it.
+    norm_axis: name of a device axis to average batch statistics over, or None.
+    dtype: of the arithmetic; parameters stay at least float32.
+  """
+
+  widths: tuple[int, ...] = (28, 56, 112, 112)
+  decoder_widths: tuple[int, ...] = (56, 28, 28)
+  num_classes: int = 2
+  in_channels: int = 3
+  convolution: Callable = jax.lax.conv_general_dilated
+  norm_axis: str | None = None
+  dtype: Any = jnp.float32
+
+  @property
+  def stride(self):
+    """What the side of an image must be a multiple of."""
+    return 2 ** (len(self.widths) - 1)
+
+  @nn.compact
+  def __call__(self, images, *, train=False):
+    if len(self.decoder_widths) != len(self.widths) - 1:
+      raise ValueError(
+        f"UNet needs one decoder width fewer than widths: got widths="
+        f"{self.widths}, decoder_widths={self.decoder_widths}."
+      )
+    block = lambda widths, name: ConvBlock(
+      widths, self.convolution, self.norm_axis, self.dtype, name=name
+    )
+    x = images
+    skips = []
+    for i, width in enumerate(self.widths, start=1):
+      if i > 1:
+        skips.append(x)
+        x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+      x = block((width, width), f"encoder{i}")(x, train=train)
+    for i, width in zip(
+      range(len(skips), 0, -1), self.decoder_widths, strict=True
+    ):
+      x = jnp.concatenate([skips[i - 1], upsample(x)], axis=-1)
+      x = block((x.shape[-1] // 2, width), f"decoder{i}")(x, train=train)
+    logits = nn.Conv(
+      self.num_classes,
+      (1, 1),
+      dtype=self.dtype,
+      param_dtype=jnp.promote_types(self.dtype, jnp.float32),
+      conv_general_dilated=self.convolution,
+      name="head",
+    )(x)
+    return logits.astype(jnp.promote_types(self.dtype, jnp.float32))

@@ -1,0 +1,1 @@
+"""Tables and figures, rebuilt from a workdir's files alone."""
