@@ -1,0 +1,111 @@
+"""Which level of a large teacher should a 100 times smaller student learn from?
+
+The published set-up (Behboodi, Brooks and Rivaz, Artificial Intelligence in
+Health 2(2), 2025, doi 10.36922/aih.3509): 163 images in three random splits of
+130 and 33, 224 x 224, batch 64, Adam at 1e-4, at most 500 epochs, stopping
+after 50 without a better validation loss; twelve arms over pathway, loss and
+the teacher's view. What the paper leaves open is listed in the README. The
+teacher is a plain U-Net of 84.7 M parameters, 103 times the student, until
+pretrained encoders arrive.
+
+Run (with the images of Yap et al., "Dataset B", in DIR; an accelerator, or
+days of patience):
+
+  kdjax train --config configs/paper.py --config.data.name=folder \\
+    --config.data.dir=DIR --workdir runs/paper
+  kdjax train --config configs/paper.py:tiny --workdir runs/paper_tiny
+"""
+
+import ml_collections
+
+
+def get_config(size="full"):
+  """Returns the study; size "tiny" trains in seconds on a CPU."""
+  config = ml_collections.ConfigDict()
+
+  # Data. The phantom stands in for images that may not be redistributed.
+  config.data = dict(
+    name="phantom",  # Or "folder", for images on disk.
+    dir="",
+    classes=(),  # Labels to keep; () keeps all.
+    image_size=224,
+    num_cases=163,
+    seed=0,
+    cache_dir="~/.cache/kdjax",
+  )
+  config.splits = dict(
+    kind="holdout", num_folds=3, test_cases=33, val_fraction=0.2, seed=0
+  )
+  config.folds = (0, 1, 2)
+  config.seeds = (0,)
+
+  # Views. Strong is all of it; weak is the geometry alone.
+  config.views = dict(
+    crop=0.2,
+    shift=0.1,
+    scale=0.1,
+    rotation=15.0,
+    noise=0.05,
+    dropout=0.05,
+  )
+
+  # Networks: a name in kdjax.models.MODELS and its attributes.
+  config.teacher = dict(
+    name="UNet",
+    widths=(96, 192, 384, 768, 1536),
+    decoder_widths=(768, 384, 192, 96),
+    num_classes=2,
+    in_channels=3,
+  )
+  config.student = dict(
+    name="UNet",
+    widths=(28, 56, 112, 112),
+    decoder_widths=(56, 28, 28),
+    num_classes=2,
+    in_channels=3,
+  )
+
+  # Training.
+  config.teacher_training = dict(
+    batch_size=64,
+    max_epochs=500,
+    patience=50,
+    learning_rate=1e-4,
+    weight_decay=0.0,
+  )
+  config.student_training = dict(batch_size=64, max_epochs=500, patience=50)
+
+  # The grid: every combination trains at once, beside a Student without
+  # distillation. Only what leaves shapes alone belongs here.
+  config.grid = dict(
+    pathway=("L", "H", "HReg"),
+    loss=("MSE", "KLD"),
+    view=("strong", "weak"),  # What the teacher sees; weak is _WAug.
+    pair=(("encoder4", "encoder5"),),  # Student's and teacher's tap.
+    alpha=(0.5,),
+    temperature=(1.0,),
+    learning_rate=(1e-4,),
+    weight_decay=(0.0,),
+  )
+
+  config.engine = dict(
+    dtype="float32",
+    lowering="auto",
+    blocks_at_once=1,
+    checkpoint_minutes=5.0,
+  )
+  config.published = True  # Set the paper's numbers beside ours.
+  return shrink(config) if size == "tiny" else config
+
+
+def shrink(config):
+  """Makes any config of this shape train in seconds: the tiny size."""
+  config.data.update(name="phantom", num_cases=24, image_size=32, classes=())
+  config.splits.update(kind="holdout", num_folds=2, test_cases=6)
+  config.folds = (0,)
+  config.seeds = (0,)
+  config.teacher.update(widths=(4, 4, 8, 8, 8), decoder_widths=(8, 8, 4, 4))
+  config.student.update(widths=(4, 4, 4, 4), decoder_widths=(4, 4, 4))
+  config.teacher_training.update(batch_size=4, max_epochs=2)
+  config.student_training.update(batch_size=4, max_epochs=2)
+  return config

@@ -1,0 +1,172 @@
+"""The `kdjax` command: flags and nothing else."""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import sys
+
+from kdjax import __version__
+from kdjax.errors import UserError
+
+_EPILOG = """\
+Any field of a config is set by --config.FIELD=VALUE, for example
+--config.student_training.max_epochs=20 or --config.folds=0,1.
+FILE.py:tiny asks for a config's tiny size, which trains in seconds."""
+
+
+def main(argv=None):
+  """Runs the command; returns its exit status."""
+  arguments = sys.argv[1:] if argv is None else list(argv)
+  parser = _parser()
+  options, rest = parser.parse_known_args(arguments)
+  try:
+    options.overrides = _overrides(parser, options, rest)
+    options.run(options)
+  except UserError as error:
+    return _fail(options, error, 1)
+  except OSError as error:
+    return _fail(options, error, 1)
+  except KeyboardInterrupt:
+    print("Interrupted: the same command goes on from here.", file=sys.stderr)
+    return 130
+  return 0
+
+
+def _fail(options, error, status):
+  if options.verbose:
+    raise error
+  print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
+  return status
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+    prog="kdjax",
+    description="One program trains every student of a knowledge-distillation "
+    "ablation and writes its table.",
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--version", action="version", version=__version__)
+  commands = parser.add_subparsers(dest="command", required=True)
+
+  def command(name, run, about, config=False, workdir=False):
+    one = commands.add_parser(
+      name,
+      help=about,
+      description=about,
+      epilog=_EPILOG if config else None,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    one.set_defaults(run=run)
+    if config:
+      one.add_argument(
+        "--config", required=True, metavar="FILE.py[:SIZE]", help="the question"
+      )
+    if workdir:
+      one.add_argument(
+        "--workdir",
+        required=True,
+        type=pathlib.Path,
+        help="where everything is kept; the same one resumes",
+      )
+    one.add_argument(
+      "--verbose", action="store_true", help="show the traceback of an error"
+    )
+    return one
+
+  command(
+    "train",
+    _train,
+    "Train the teachers and every student, and print the table.",
+    config=True,
+    workdir=True,
+  )
+  report = command(
+    "report", _report, "Make the tables of a trained workdir.", workdir=True
+  )
+  report.add_argument(
+    "--out", type=pathlib.Path, help="also copy tables and rows to this folder"
+  )
+  command(
+    "data",
+    _data,
+    "Check a data set, print what was found, show the folds.",
+    config=True,
+  )
+  return parser
+
+
+def _overrides(parser, options, rest):
+  """Turns `--config.key=value` and `--config.key value` into pairs."""
+  pairs = []
+  rest = list(rest)
+  while rest:
+    flag = rest.pop(0)
+    match = re.fullmatch(r"--config\.([^=]+)(?:=(.*))?", flag, re.DOTALL)
+    if not match or not hasattr(options, "config"):
+      parser.error(f"unrecognised argument: {flag}")
+    if match[2] is None and not rest:
+      parser.error(f"{flag} needs a value")
+    pairs.append((match[1], match[2] if match[2] is not None else rest.pop(0)))
+  return pairs
+
+
+# Commands import what they need when they run, so that --help and errors in
+# flags do not wait for JAX.
+
+
+def _train(options):
+  from kdjax import configs
+  from kdjax.engine import loop
+  from kdjax.engine import study as studies
+  from kdjax.evaluate import cases
+
+  config = configs.load(options.config, options.overrides)
+  study = studies.make_study(config, options.workdir)
+  configs.claim(config, options.workdir)
+  studies.claim_data(study)
+  teachers, students = loop.train(study)
+  cases.write(study, teachers, students)
+  print(_tables(config, options.workdir))
+
+
+def _report(options):
+  from kdjax import configs
+
+  print(_tables(configs.read(options.workdir), options.workdir))
+  if options.out:
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = options.workdir / "report"
+    names = ("config.json", "history.csv", "per_case.csv")
+    for path in [*report.glob("*.*"), *(options.workdir / x for x in names)]:
+      shutil.copy(path, options.out)
+
+
+def _tables(config, workdir):
+  from kdjax.distill import trials
+  from kdjax.engine import study as studies
+  from kdjax.report import tables
+
+  return tables.write(
+    workdir,
+    studies.parameters(config),
+    {arm.name: arm.reference for arm in trials.make_arms(config.grid)},
+    published=config.published,
+  )
+
+
+def _data(options):
+  from kdjax import configs
+  from kdjax.data import pipeline
+  from kdjax.engine import study as studies
+
+  config = configs.load(options.config, options.overrides)
+  print(pipeline.describe(*studies.load_data(config)))
+
+
+if __name__ == "__main__":
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  sys.exit(main())

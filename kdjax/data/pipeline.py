@@ -1,0 +1,241 @@
+"""From a data set's files to arrays: prepared by TFDS once, read by grain."""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import pathlib
+
+import absl.logging
+import grain
+import numpy as np
+import PIL.Image
+import tensorflow_datasets as tfds
+
+from kdjax.data import folders
+from kdjax.data import phantom
+from kdjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """A data set in memory, its N cases sorted by name."""
+
+  name: str  # "phantom", or the folder's own name.
+  version: str
+  fingerprint: str  # sha256 in hex: names, groups, labels, original pixels.
+  cases: tuple[str, ...]
+  groups: tuple[str, ...]  # Cases of one group must not be split.
+  labels: tuple[str, ...]
+  images: np.ndarray  # uint8 [N, S, S], 0 to 255
+  masks: np.ndarray  # uint8 [N, S, S], 1 in the lesion
+  full_masks: tuple[np.ndarray, ...]  # bool [h, w] each, as on disk
+  notes: tuple[str, ...]  # What a reader of the results should know.
+
+
+def load(data):
+  """The data set that `data` describes, as a `Dataset`.
+
+  The first call prepares it below `cache_dir`, under a key of all its bytes,
+  so a changed folder is prepared anew. Preparation appears whole or not at
+  all. Images are squeezed to S x S (the aspect is not kept) with an
+  anti-aliased bilinear filter; a pixel of a mask is lesion when more than half
+  of its area is.
+
+  Args:
+    data: name ("phantom" or "folder"), dir (of a folder), classes (the labels
+      to keep, all when empty), image_size (S), num_cases and seed (of the
+      phantom), cache_dir.
+
+  Raises:
+    UserError: an unknown name or class; whatever `folders` refuses; a cache
+      that cannot be written or read.
+  """
+  if data.image_size < 1:
+    raise UserError(f"data.image_size={data.image_size} must be positive")
+  cache = pathlib.Path(data.cache_dir).expanduser()
+  name, make = _choose(data, cache)
+  with _quiet():
+    builder = _prepare(make, cache)
+    rows = _read(builder, data.image_size)
+  known = sorted({row["label"] for row in rows})
+  if unknown := sorted(set(data.classes) - set(known)):
+    raise UserError(
+      f"data.classes: no case of {name} is {unknown[0]!r}; "
+      f"choose from {', '.join(known)}"
+    )
+  if data.classes:
+    rows = [row for row in rows if row["label"] in data.classes]
+  column = lambda key: tuple(row[key] for row in rows)
+  return Dataset(
+    name=name,
+    version=str(builder.version),
+    fingerprint=hashlib.sha256(b"".join(column("digest"))).hexdigest(),
+    cases=column("name"),
+    groups=column("group"),
+    labels=column("label"),
+    images=np.stack(column("image")),
+    masks=np.stack(column("mask")),
+    full_masks=column("full_mask"),
+    notes=tuple((builder.info.metadata or {}).get("notes", ())),
+  )
+
+
+def _choose(data, cache):
+  """The data set's name, and a function that makes its TFDS builder."""
+  if data.name == "phantom":
+    if data.num_cases < 1 or data.seed < 0:
+      raise UserError(
+        f"data.num_cases={data.num_cases} must be positive and "
+        f"data.seed={data.seed} not negative"
+      )
+    config = phantom.PhantomConfig(num_cases=data.num_cases, seed=data.seed)
+    # TFDS refuses a config that its class has already under the same name.
+    config = phantom.Phantom.builder_configs.get(config.name, config)
+    return "phantom", functools.partial(
+      phantom.Phantom, data_dir=cache, config=config
+    )
+  if data.name != "folder":
+    raise UserError(
+      f"data.name={data.name!r} is unknown; choose phantom or folder"
+    )
+  if not data.dir:
+    raise UserError("data.dir is empty; set it to the folder with the images")
+  folder = pathlib.Path(data.dir).expanduser().resolve()
+  if cache.resolve().is_relative_to(folder):
+    raise UserError(
+      f"data.cache_dir={cache} is inside data.dir, which is never written to; "
+      "choose another place"
+    )
+  config = folders.FolderConfig.of(folders.find_cases(folder))
+  return folder.name, functools.partial(
+    folders.Folder, data_dir=cache, config=config
+  )
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Keeps TFDS from talking: results alone belong on stdout.
+
+  It prints what it prepares, and warns of each config not in its class. Its
+  progress bars stay off for good, as it cannot say if they were on.
+  """
+  before = absl.logging.get_verbosity()
+  absl.logging.set_verbosity(absl.logging.ERROR)
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    absl.logging.set_verbosity(before)
+
+
+def _prepare(make, cache):
+  """The builder that `make` makes, its data on disk.
+
+  TFDS writes to a folder beside and renames it, so that an interrupted
+  preparation is never taken for a whole one.
+  """
+  try:
+    builder = make()
+    try:
+      builder.download_and_prepare(file_format="array_record")
+    except OSError:
+      # Another process may have renamed its own, equal folder first.
+      builder = make()
+      if not builder.data_path.exists():
+        raise
+  except OSError as error:
+    raise UserError(
+      f"data.cache_dir={cache} cannot be written ({error.strerror or error}); "
+      "choose another place"
+    ) from error
+  return builder
+
+
+def _read(builder, size):
+  """Every example as a dict of names, arrays and a digest, sorted by name."""
+  try:
+    source = builder.as_data_source(split="all")
+    rows = grain.MapDataset.source(source).map(
+      functools.partial(_convert, size=size)
+    )
+    return sorted(rows, key=lambda row: row["name"])
+  except RuntimeError as error:  # What array_record makes of damage.
+    raise UserError(
+      f"{builder.data_path}: the prepared data cannot be read; delete this "
+      "folder and run again"
+    ) from error
+
+
+def _convert(example, *, size):
+  """One example of TFDS to what `Dataset` holds of it."""
+  row = {key: example[key].decode() for key in ("name", "label", "group")}
+  image, mask = example["image"][..., 0], example["mask"][..., 0]  # [h, w]
+  said = repr((*row.values(), image.shape)).encode()
+  pixels = image.tobytes() + mask.tobytes()
+  resize = lambda x, how: np.asarray(
+    PIL.Image.fromarray(x).resize((size, size), how)
+  )
+  area = resize(mask, PIL.Image.Resampling.BOX)
+  return row | {
+    "image": resize(image, PIL.Image.Resampling.BILINEAR),
+    "mask": (area > 127).astype(np.uint8),  # 127.5 rounds up to 128.
+    "full_mask": mask > 0,
+    "digest": hashlib.sha256(said + pixels).digest(),
+  }
+
+
+def describe(dataset, folds):
+  """What `kdjax data` prints: the data set and its folds, as aligned text."""
+  sizes = np.array([mask.shape for mask in dataset.full_masks])  # [N, 2]
+  (low_h, low_w), (high_h, high_w) = sizes.min(axis=0), sizes.max(axis=0)
+  lesion = np.array([mask.mean() for mask in dataset.full_masks])  # [N]
+  quartiles = [f"{x:.2%}" for x in np.quantile(lesion, (0.25, 0.5, 0.75))]
+  empty = [
+    label
+    for label, fraction in zip(dataset.labels, lesion, strict=True)
+    if not fraction
+  ]
+  groups = collections.Counter(dataset.groups)
+  facts = [
+    ("data set", f"{dataset.name} {dataset.version}"),
+    ("fingerprint", dataset.fingerprint[:12]),
+    ("cases", _count(dataset.labels)),
+    ("empty masks", _count(empty)),
+    ("groups", f"{len(groups)}, the largest of {max(groups.values())} cases"),
+    ("size", f"width {low_w} to {high_w}, height {low_h} to {high_h}"),
+    ("lesion", f"quartiles {', '.join(quartiles)} of the image"),
+    *(("note", note) for note in dataset.notes),
+  ]
+  labels = sorted(set(dataset.labels))
+  rows = [("fold", "part", "cases", "groups", *labels, "median lesion")]
+  for number, fold in enumerate(folds):
+    for part, indices in vars(fold).items():
+      here = collections.Counter(dataset.labels[i] for i in indices)
+      rows.append(
+        (
+          str(number),
+          part,
+          str(len(indices)),
+          str(len({dataset.groups[i] for i in indices})),
+          *(str(here[label]) for label in labels),
+          f"{np.median(lesion[indices]):.2%}",
+        )
+      )
+  return "\n".join([*_align(facts), "", *_align(rows)])
+
+
+def _count(labels):
+  """Labels to "3: 1 benign, 2 malignant"."""
+  counts = sorted(collections.Counter(labels).items())
+  parts = ", ".join(f"{count} {label}" for label, count in counts)
+  return f"{len(labels)}: {parts}" if parts else "0"
+
+
+def _align(rows):
+  """Rows of strings to lines whose columns begin at the same place."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -1,0 +1,95 @@
+"""Weak and strong views of a batch, rendered on the device.
+
+One geometric sample per image is shared by both views and the mask, so that
+losses pixel by pixel make sense. Strong adds noise and pixel dropout to it.
+All randomness comes from the image's own key.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# ImageNet's mean and deviation, of images in [0, 1].
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+def sample_geometry(key, settings):
+  """Crop, shift, scale and rotation as one affine map, `[2, 3]`.
+
+  It maps a position of the output, (row, column, 1) with both in [-1, 1], to
+  where the input is read.
+
+  Args:
+    key: of the image, epoch, seed and fold.
+    settings: `crop`, the largest part of the side cut away; `shift`, the
+      largest move as a part of the side; `scale`, the largest change of size;
+      `rotation`, the largest angle in degrees, to both sides.
+  """
+  crop, corner, shift, scale, angle = jax.random.split(key, 5)
+  uniform = lambda key, limit, shape=(): jax.random.uniform(
+    key, shape, minval=-limit, maxval=limit
+  )
+  kept = 1.0 - jax.random.uniform(crop) * settings.crop
+  zoom = kept / (1.0 + uniform(scale, settings.scale))
+  theta = jnp.deg2rad(uniform(angle, settings.rotation))
+  rotation = jnp.array([
+    [jnp.cos(theta), -jnp.sin(theta)],
+    [jnp.sin(theta), jnp.cos(theta)],
+  ])
+  offset = uniform(corner, 1.0, (2,)) * (1.0 - kept)
+  offset += 2.0 * uniform(shift, settings.shift, (2,))  # The side is 2 long.
+  return jnp.concatenate([zoom * rotation, offset[:, None]], axis=1)
+
+
+def warp(image, geometry):
+  """Reads `image`, `[S, S]` float, through `geometry`; black outside."""
+  side = image.shape[0]
+  line = (2.0 * jnp.arange(side) + 1.0) / side - 1.0  # Pixel centres.
+  rows, columns = jnp.meshgrid(line, line, indexing="ij")
+  positions = jnp.stack([rows, columns, jnp.ones_like(rows)])
+  read = jnp.einsum("ij,jhw->ihw", geometry, positions)
+  pixels = (read + 1.0) * side / 2.0 - 0.5
+  return jax.scipy.ndimage.map_coordinates(image, tuple(pixels), order=1)
+
+
+def normalise(image, channels):
+  """Grey `[..., S, S]` in [0, 1] to `[..., S, S, channels]`, as ImageNet's.
+
+  With three channels the grey is repeated; with one, the means of ImageNet's
+  three numbers are used.
+
+  Raises:
+    ValueError: `channels` is neither 1 nor 3.
+  """
+  if channels not in (1, 3):
+    raise ValueError(f"Images have 1 or 3 channels, not {channels}.")
+  mean, std = jnp.array(_MEAN), jnp.array(_STD)
+  if channels == 1:
+    mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
+  return (image[..., None] - mean) / std
+
+
+def render(key, image, mask, settings):
+  """The views of one image, before normalisation.
+
+  Args:
+    key: of the image, epoch, seed and fold.
+    image: `[S, S]` uint8.
+    mask: `[S, S]`, 1 where the lesion is.
+    settings: what `sample_geometry` takes; `noise`, the largest deviation of
+      Gaussian noise, of images in [0, 1]; `dropout`, the probability of a
+      pixel to be black.
+
+  Returns:
+    `({"strong": [S, S], "weak": [S, S]}, [S, S] int32)`: views in [0, 1] and
+    the mask.
+  """
+  geometry_key, level, noise, dropout = jax.random.split(key, 4)
+  geometry = sample_geometry(geometry_key, settings)
+  weak = warp(image.astype(float) / 255.0, geometry)
+  mask = warp(mask.astype(float), geometry) > 0.5
+  deviation = settings.noise * jax.random.uniform(level)
+  strong = weak + deviation * jax.random.normal(noise, weak.shape)
+  kept = jax.random.bernoulli(dropout, 1.0 - settings.dropout, weak.shape)
+  strong = jnp.clip(strong, 0.0, 1.0) * kept
+  return {"strong": strong, "weak": weak}, mask.astype(jnp.int32)

@@ -1,0 +1,341 @@
+"""One trial, one device: state, train step, epoch's end, evaluation.
+
+Pure functions without loops or I/O. They never see the grid (`G`) or the
+devices (`D`); `parallel` lifts them. Teachers are trained by the same step:
+trials without an objective.
+"""
+
+import functools
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from kdjax.distill import losses
+from kdjax.distill import pathways
+from kdjax.distill import taps
+
+
+@struct.dataclass
+class TrialState:
+  """What a trial carries from one step to the next.
+
+  `sums` adds up the losses of an epoch's steps on the device. A trial that
+  stopped, or whose loss or gradient was not finite, is not `live`: it keeps
+  its last state.
+  """
+
+  params: dict  # "student", and "regressors" by pair.
+  batch_stats: dict
+  optimizer: optax.OptState
+  sums: dict
+  best_params: dict  # Of the student alone: regressors are thrown away.
+  best_batch_stats: dict
+  best_loss: jax.Array  # Validation loss at `best_params`.
+  stale: jax.Array  # Epochs since then.
+  live: jax.Array
+  diverged: jax.Array
+
+
+def make_optimizer(trial):
+  """Adam, or AdamW where the trial decays weights.
+
+  Flattened, so that the same arithmetic is compiled whatever the layers.
+  """
+  return optax.flatten(
+    optax.adamw(trial.learning_rate, weight_decay=trial.weight_decay)
+  )
+
+
+def regressor_name(pair):
+  """Key of the regressor of `pair` among the parameters."""
+  return "-".join(tap.replace("/", ".") for tap in pair)
+
+
+def make_regressors(objectives, teacher_widths, make):
+  """The regressors that `objectives` need, a dict from pair to module.
+
+  Args:
+    objectives: of the grid.
+    teacher_widths: channels by teacher's tap.
+    make: from a width to a linen module.
+  """
+  return {
+    objective.pair: make(teacher_widths[objective.pair[1]])
+    for objective in objectives
+    if objective.pathway == "HReg"
+  }
+
+
+def init_state(key, trial, images, *, student, regressors):
+  """A fresh trial; `images` `[B, H, W, C]` only lends its shape.
+
+  `key` is the block's, so all arms of a block start from the same student.
+  """
+  variables = student.init(key, images)
+  params = {"student": variables["params"], "regressors": {}}
+  batch_stats = variables.get("batch_stats", {})
+  if regressors:
+    student_taps = tuple({pair[0] for pair in regressors})
+    features = jax.eval_shape(
+      lambda v, x: taps.apply(student, v, x, taps=student_taps)[1],
+      variables,
+      images,
+    )
+    for i, (pair, regressor) in enumerate(regressors.items(), start=1):
+      blank = jnp.zeros(features[pair[0]].shape, features[pair[0]].dtype)
+      params["regressors"][regressor_name(pair)] = regressor.init(
+        jax.random.fold_in(key, i), blank
+      )["params"]
+  number = jnp.result_type(float)
+  return TrialState(
+    params=params,
+    batch_stats=batch_stats,
+    optimizer=make_optimizer(trial).init(params),
+    sums={name: jnp.zeros((), number) for name in ("train", "distill", "sup")},
+    best_params=variables["params"],
+    best_batch_stats=batch_stats,
+    best_loss=jnp.full((), jnp.inf, number),
+    stale=jnp.int32(0),
+    live=jnp.bool_(True),
+    diverged=jnp.bool_(False),
+  )
+
+
+def supervised_loss(logits, mask):
+  """Cross-entropy, mean over pixels: `[B, H, W, K]`, `[B, H, W]` to `[B]`."""
+  entropy = optax.softmax_cross_entropy_with_integer_labels(logits, mask)
+  return jnp.mean(entropy, axis=(1, 2))
+
+
+def distillation_loss(trial, student, teachers, regress, objectives):
+  """The trial's objective under the trial's view, averaged to a scalar.
+
+  Under `vmap` a switch computes every branch and keeps one; branches are
+  cheap next to the networks, keep them so. The switch, unlike a weighted sum,
+  lets no NaN through from a branch that was not chosen.
+
+  Args:
+    trial: scalars.
+    student: `(logits, features)` of the strong view.
+    teachers: the same of the teacher, one for every view that the grid uses.
+    regress: from a pair and a student's map to a map of the teacher's width.
+    objectives: branches 1, 2, ... of the switch.
+  """
+
+  def branch(objective):
+    pathway = pathways.PATHWAYS[objective.pathway]
+    loss = losses.LOSSES[objective.loss]
+
+    def pick(outputs, side):
+      logits, features = outputs
+      return features[objective.pair[side]] if objective.pair else logits
+
+    def value():
+      # Only the choice of the view depends on the trial, so that what is done
+      # to a teacher's map is done once for all trials.
+      compared = [
+        pathway(
+          pick(student, 0),
+          pick(teacher, 1),
+          lambda x: regress(objective.pair, x),
+        )
+        for teacher in teachers
+      ]
+      targets = [jax.lax.stop_gradient(target) for _, target in compared]
+      target = jax.lax.select_n(trial.view, *targets)
+      return jnp.mean(loss(compared[0][0], target, trial.temperature))
+
+    return value
+
+  nothing = lambda: jnp.zeros((), jnp.result_type(float))
+  return jax.lax.switch(
+    trial.objective, [nothing, *(branch(x) for x in objectives)]
+  )
+
+
+def train_step(
+  state,
+  trial,
+  count,
+  batch,
+  teachers,
+  *,
+  student,
+  regressors,
+  objectives,
+  batch_axis=None,
+):
+  """One step of Adam on `(1 - alpha) * supervised + alpha * distillation`.
+
+  Args:
+    state: `TrialState`.
+    trial: `Trial` of scalars.
+    count: steps done before this one, shared by all trials of a block.
+    batch: `{"image": [B, H, W, C] (strong view), "mask": [B, H, W]}`.
+    teachers: `(logits, features)` for every view that the grid uses.
+    student: linen module.
+    regressors: dict from pair to linen module.
+    objectives: of the grid.
+    batch_axis: device axis over which the batch is split, or None.
+
+  Returns:
+    The new `TrialState`; the old one where the trial is no longer live.
+  """
+  student_taps = tuple(dict.fromkeys(x.pair[0] for x in objectives if x.pair))
+
+  def total_loss(params):
+    variables = {
+      "params": params["student"],
+      "batch_stats": state.batch_stats,
+    }
+    logits, features, batch_stats = taps.apply(
+      student, variables, batch["image"], taps=student_taps, train=True
+    )
+
+    def regress(pair, x):
+      weights = params["regressors"][regressor_name(pair)]
+      return regressors[pair].apply({"params": weights}, x)
+
+    sup = jnp.mean(supervised_loss(logits, batch["mask"]))
+    distill = (
+      distillation_loss(
+        trial, (logits, features), teachers, regress, objectives
+      )
+      if objectives
+      else jnp.zeros_like(sup)
+    )
+    total = (1.0 - trial.alpha) * sup + trial.alpha * distill
+    parts = {"train": total, "distill": distill, "sup": sup}
+    return total, (parts, batch_stats)
+
+  gradients, (parts, batch_stats) = jax.grad(total_loss, has_aux=True)(
+    state.params
+  )
+  if batch_axis:
+    gradients, parts, batch_stats = jax.lax.pmean(
+      (gradients, parts, batch_stats), batch_axis
+    )
+  # The count comes from outside, where it is not mapped over trials, so that
+  # the bias correction is one number however many trials there are.
+  updates, optimizer = make_optimizer(trial).update(
+    gradients, optax.tree.set(state.optimizer, count=count), state.params
+  )
+  finite = jnp.isfinite(parts["train"]) & jnp.isfinite(
+    optax.tree.norm(gradients)
+  )
+  stepped = state.replace(
+    params=optax.apply_updates(state.params, updates),
+    batch_stats=batch_stats,
+    optimizer=optimizer,
+    sums=jax.tree.map(jnp.add, state.sums, parts),
+  )
+  kept = state.replace(
+    live=state.live & finite, diverged=state.diverged | (state.live & ~finite)
+  )
+  return _where(state.live & finite, stepped, kept)
+
+
+def finish_epoch(state, epoch, validation_loss, *, max_epochs, patience):
+  """Keeps the best state, counts stale epochs, stops, empties the sums.
+
+  Args:
+    state: `TrialState` after the epoch's last step.
+    epoch: 1-based number of the epoch that ends.
+    validation_loss: scalar.
+    max_epochs: the epoch after which every trial stops.
+    patience: stale epochs after which a trial stops.
+  """
+  better = state.live & (validation_loss < state.best_loss)
+  stale = jnp.where(better, 0, state.stale + state.live)
+  return state.replace(
+    best_params=_where(better, state.params["student"], state.best_params),
+    best_batch_stats=_where(better, state.batch_stats, state.best_batch_stats),
+    best_loss=jnp.where(better, validation_loss, state.best_loss),
+    stale=stale,
+    live=state.live & (stale < patience) & (epoch < max_epochs),
+    sums=jax.tree.map(jnp.zeros_like, state.sums),
+  )
+
+
+def _where(condition, chosen, otherwise):
+  return jax.tree.map(
+    functools.partial(jnp.where, condition), chosen, otherwise
+  )
+
+
+def evaluate(params, batch_stats, images, masks, weights, *, model):
+  """Sums over a chunk of cases, for a mean over all chunks.
+
+  Args:
+    params: of `model`.
+    batch_stats: of `model`.
+    images: `[E, H, W, C]`, normalised, not augmented.
+    masks: `[E, H, W]`, int.
+    weights: `[E]`, 0 for the padding of the last chunk.
+    model: linen module.
+
+  Returns:
+    Scalars `loss` and `cases`, `dice` and `lesions`: Dice is added up where
+    the mask is not empty, `lesions` counts those cases.
+  """
+  logits = model.apply({"params": params, "batch_stats": batch_stats}, images)
+  predicted = logits[..., 1] > logits[..., 0]
+  truth = masks > 0
+  size = lambda x: jnp.sum(x, axis=(1, 2))
+  lesion = weights * (size(truth) > 0)
+  dice = 2.0 * size(predicted & truth) / jnp.maximum(
+    size(predicted) + size(truth), 1
+  )
+  return {
+    "loss": jnp.sum(weights * supervised_loss(logits, masks)),
+    "cases": jnp.sum(weights),
+    "dice": jnp.sum(lesion * dice),
+    "lesions": jnp.sum(lesion),
+  }
+
+
+def predict(params, batch_stats, images, *, model):
+  """Lesion logit minus background logit, `[E, H, W, C]` to `[E, H, W]`."""
+  logits = model.apply({"params": params, "batch_stats": batch_stats}, images)
+  return logits[..., 1] - logits[..., 0]
+
+
+def prepare_batch(
+  block, data, cases, epochs, *, teacher, views, teacher_taps, render, normalise
+):
+  """What all trials of a block share in a step: views and the teacher's words.
+
+  Views depend on the block, the epoch and the case alone, never on the trial,
+  the place in the batch or the number of devices.
+
+  Args:
+    block: `{"key", "teacher"}`: random key and the teacher's variables.
+    data: `{"images": [M, S, S] uint8, "masks": [M, S, S] uint8}`, all cases.
+    cases: `[B]`, rows of `data`.
+    epochs: `[B]`, the pass over the training cases that each belongs to.
+    teacher: linen module, or None.
+    views: names of the views that a teacher sees in this grid.
+    teacher_taps: taps of the teacher that the grid's objectives need.
+    render: from key, image and mask to views and mask.
+    normalise: from views in [0, 1] to a network's input.
+
+  Returns:
+    `(batch, teachers)` as `train_step` takes them.
+  """
+
+  def one(case, epoch):
+    key = jax.random.fold_in(jax.random.fold_in(block["key"], epoch), case)
+    return render(key, data["images"][case], data["masks"][case])
+
+  rendered, masks = jax.vmap(one)(cases, epochs)
+  batch = {"image": normalise(rendered["strong"]), "mask": masks}
+
+  def ask(view):
+    logits, features, _ = taps.apply(
+      teacher, block["teacher"], normalise(rendered[view]), taps=teacher_taps
+    )
+    return logits, features
+
+  return batch, tuple(ask(view) for view in views)

@@ -1,0 +1,268 @@
+"""A config resolved and checked: data, folds, blocks, arms and networks."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from kdjax import files
+from kdjax import models
+from kdjax.data import pipeline
+from kdjax.data import splits
+from kdjax.distill import pathways
+from kdjax.distill import taps
+from kdjax.distill import trials
+from kdjax.engine import convolution
+from kdjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """The trials that see the same batches: one fold, one seed."""
+
+  fold: int
+  seed: int
+
+  @property
+  def name(self):
+    """Such as "fold0-seed1"."""
+    return f"fold{self.fold}-seed{self.seed}"
+
+  @property
+  def key(self):
+    """Random key of everything that the block's trials share."""
+    return jax.random.fold_in(jax.random.key(self.seed), self.fold)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """What a run needs to know; made by `make_study`.
+
+  Attributes:
+    config: locked `ConfigDict`.
+    workdir: where everything is written.
+    dataset: `pipeline.Dataset`.
+    folds: all folds of the data set, run or not.
+    blocks: the blocks to run.
+    arms: of the student stage, Students first.
+  """
+
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path
+  dataset: pipeline.Dataset
+  folds: tuple
+  blocks: tuple[Block, ...]
+  arms: tuple[trials.Arm, ...]
+
+  def make_model(self, role, batch_axis=None):
+    """The linen module of `role`, "teacher" or "student"."""
+    return make_model(
+      self.config[role], self.config.engine, role, batch_axis=batch_axis
+    )
+
+  def blank(self, role):
+    """Zeros in the shape of one image of `role`, `[1, S, S, C]`."""
+    return _blank(self.make_model(role), self.config)
+
+  def make_regressors(self):
+    """The regressors that the grid's objectives need, by pair of taps."""
+    pairs = {
+      x.pair: None
+      for x in trials.objectives(self.arms)
+      if x.pathway == "HReg"
+    }
+    teacher = self.make_model("teacher")
+    wanted = tuple({pair[1] for pair in pairs})
+    widths = {
+      tap: feature.shape[-1]
+      for tap, feature in _features(
+        teacher, self.blank("teacher"), wanted
+      ).items()
+    }
+    return {
+      pair: pathways.Regressor(
+        widths[pair[1]],
+        convolution.choose(self.config.engine.lowering),
+        jnp.dtype(self.config.engine.dtype),
+      )
+      for pair in pairs
+    }
+
+
+def parameters(config):
+  """Number of trained parameters by row of the table, regressors left out."""
+  count = {}
+  for role in ("teacher", "student"):
+    model = make_model(config[role], config.engine, role)
+    variables = _shapes(model, _blank(model, config))
+    count[role] = sum(x.size for x in jax.tree.leaves(variables["params"]))
+  students = {arm.name: count["student"] for arm in trials.make_arms(config.grid)}
+  return {"Teacher": count["teacher"], **students}
+
+
+def load_data(config):
+  """The data set of `config` and all its folds."""
+  dataset = pipeline.load(config.data)
+  return dataset, splits.make_folds(dataset, config.splits)
+
+
+def make_study(config, workdir):
+  """Loads the data and checks everything that can be checked before compiling.
+
+  Raises:
+    UserError: names the field, file or case at fault.
+  """
+  _check_engine(config.engine)
+  for role in ("teacher", "student"):
+    make_model(config[role], config.engine, role)
+  arms = trials.make_arms(config.grid)
+  _check_training(config)
+  dataset, folds = load_data(config)
+  for fold in config.folds:
+    if not 0 <= fold < len(folds):
+      raise UserError(
+        f"folds={fold} is not there: {config.splits.kind} made folds 0 to "
+        f"{len(folds) - 1}."
+      )
+  blocks = tuple(
+    Block(fold, seed) for seed in config.seeds for fold in config.folds
+  )
+  if not blocks:
+    raise UserError("folds or seeds is empty: there is nothing to train.")
+  study = Study(
+    config, pathlib.Path(workdir), dataset, folds, blocks, arms
+  )
+  _check_models(study)
+  return study
+
+
+def claim_data(study):
+  """Writes `data.json`, or compares the data set with the one there.
+
+  Raises:
+    UserError: the workdir was begun with other data.
+  """
+  path = study.workdir / "data.json"
+  record = {
+    "name": study.dataset.name,
+    "version": study.dataset.version,
+    "fingerprint": study.dataset.fingerprint,
+    "folds": [
+      splits.fold_record(study.dataset, fold) for fold in study.folds
+    ],
+  }
+  if not path.exists():
+    files.write_text(path, json.dumps(record, indent=2) + "\n")
+    return
+  old = json.loads(path.read_text())
+  if old != record:
+    differing = [name for name in record if old.get(name) != record[name]]
+    raise UserError(
+      f"{path}: the data set changed since this workdir was begun "
+      f"({', '.join(differing)}): restore it, or choose another --workdir."
+    )
+
+
+def make_model(spec, engine, role, batch_axis=None):
+  """The linen module that `spec` (name and attributes) describes.
+
+  Raises:
+    UserError: an unknown model or attribute, or one that makes no network.
+  """
+  attributes = spec.to_dict()
+  name = attributes.pop("name", None)
+  if name not in models.MODELS:
+    raise UserError(
+      f"{role}.name={name!r} is not a model: choose from "
+      f"{', '.join(models.MODELS)}."
+    )
+  known = [
+    field.name
+    for field in dataclasses.fields(models.MODELS[name])
+    if field.name not in ("parent", "name", "convolution", "norm_axis", "dtype")
+  ]
+  for attribute in attributes:
+    if attribute not in known:
+      raise UserError(
+        f"{role}.{attribute} is not an attribute of {name}: it has "
+        f"{', '.join(known)}."
+      )
+  return models.MODELS[name](
+    **attributes,
+    convolution=convolution.choose(engine.lowering),
+    norm_axis=batch_axis,
+    dtype=jnp.dtype(engine.dtype),
+  )
+
+
+def _check_engine(engine):
+  if engine.lowering not in ("auto", *convolution.LOWERINGS):
+    raise UserError(
+      f"engine.lowering={engine.lowering!r}: choose from auto, "
+      f"{', '.join(convolution.LOWERINGS)}."
+    )
+  if engine.dtype not in ("float32", "bfloat16", "float64"):
+    raise UserError(
+      f"engine.dtype={engine.dtype!r}: choose from float32, bfloat16, float64."
+    )
+  if engine.dtype == "float64" and not jax.config.jax_enable_x64:
+    raise UserError("engine.dtype=float64 needs JAX_ENABLE_X64=1 set.")
+  if engine.blocks_at_once < 1:
+    raise UserError("engine.blocks_at_once must be at least 1.")
+
+
+def _check_training(config):
+  for role in ("teacher_training", "student_training"):
+    for name in ("batch_size", "max_epochs", "patience"):
+      if config[role][name] < 1:
+        raise UserError(f"{role}.{name}={config[role][name]}: at least 1.")
+
+
+def _check_models(study):
+  config = study.config
+  for role in ("teacher", "student"):
+    model = study.make_model(role)
+    if model.num_classes != 2:
+      raise UserError(
+        f"{role}.num_classes={model.num_classes}: lesion and background are 2."
+      )
+    if config.data.image_size % model.stride:
+      raise UserError(
+        f"data.image_size={config.data.image_size} is not a multiple of "
+        f"{model.stride}, which {role} needs."
+      )
+    try:
+      variables = _shapes(model, study.blank(role))
+    except ValueError as error:
+      raise UserError(f"{role}: {error}") from error
+    side = ("student", "teacher").index(role)
+    for objective in trials.objectives(study.arms):
+      if not objective.pair:
+        continue
+      tap = objective.pair[side]
+      try:
+        _features(model, study.blank(role), (tap,))
+      except ValueError as error:
+        raise UserError(
+          f"grid.pair: the {role} has no level {tap!r}; it has "
+          f"{', '.join(taps.levels(variables))}."
+        ) from error
+
+
+def _blank(model, config):
+  side = config.data.image_size
+  return jnp.zeros((1, side, side, model.in_channels))
+
+
+def _shapes(model, images):
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+
+
+def _features(model, images, wanted):
+  variables = _shapes(model, images)
+  return jax.eval_shape(
+    lambda v, x: taps.apply(model, v, x, taps=wanted)[1], variables, images
+  )

@@ -1,0 +1,134 @@
+"""Metrics of one case, in numpy, at the resolution of its original mask.
+
+The rule for empty masks, so that a missed lesion never improves a score:
+
+  truth     prediction   Dice, IoU   HD95, ASSD
+  lesion    lesion       measured    measured
+  lesion    empty        0           diagonal of the image, the worst possible
+  empty     lesion       undefined   diagonal of the image
+  empty     empty        undefined   undefined
+
+Undefined is NaN: left out of means and tests, never counted as 1. False alarms
+on images without a lesion are a count of their own, from `empty_truth` and
+`empty_prediction`.
+"""
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+
+def upsample(margin, size):
+  """Resizes a network's margin to its mask: `[S, S]` to float32 `[h, w]`.
+
+  Bilinear with half-pixel centres; where the mask is the smaller one, the
+  triangle is widened so that no pixel of the margin is skipped. The margin is
+  resized and not the decision, since that keeps the border's position between
+  the network's pixels.
+
+  Args:
+    margin: lesion logit minus background logit.
+    size: `(h, w)` of the original mask.
+  """
+  height, width = size
+  image = Image.fromarray(np.ascontiguousarray(margin, np.float32))
+  resized = image.resize((width, height), Image.Resampling.BILINEAR)
+  return np.asarray(resized)
+
+
+def dice(prediction, truth):
+  """2 |A and B| / (|A| + |B|), bool `[h, w]` twice to a float in [0, 1].
+
+  NaN where the truth is empty (Dice, https://doi.org/10.2307/1932409).
+  """
+  prediction, truth = _masks(prediction, truth)
+  if not truth.any():
+    return float("nan")
+  both = np.count_nonzero(prediction & truth)
+  sizes = np.count_nonzero(prediction) + np.count_nonzero(truth)
+  return float(2 * both / sizes)
+
+
+def iou(prediction, truth):
+  """|A and B| / |A or B|, bool `[h, w]` twice to a float in [0, 1].
+
+  NaN where the truth is empty.
+  """
+  prediction, truth = _masks(prediction, truth)
+  if not truth.any():
+    return float("nan")
+  both = np.count_nonzero(prediction & truth)
+  return float(both / np.count_nonzero(prediction | truth))
+
+
+def surface_distances(prediction, truth):
+  """HD95 and ASSD in pixels, bool `[h, w]` twice to two floats.
+
+  A surface is the pixels of a mask that touch its outside, by an edge; the
+  image's border is outside. HD95 is the larger of the two directed 95th
+  percentiles of the distance to the other surface, ASSD the mean distance over
+  the pixels of both surfaces (Taha and Hanbury,
+  https://doi.org/10.1186/s12880-015-0068-x).
+
+  Returns:
+    `(hd95, assd)`, both the image's diagonal where just one mask is empty, both
+    NaN where the two are.
+  """
+  prediction, truth = _masks(prediction, truth)
+  if not prediction.any() and not truth.any():
+    return float("nan"), float("nan")
+  if not prediction.any() or not truth.any():
+    diagonal = float(np.hypot(*truth.shape))
+    return diagonal, diagonal
+  # Both surfaces lie in this box, so cropping costs nothing and saves the time
+  # of transforming an image that is mostly background.
+  box = ndimage.find_objects(prediction | truth, max_label=1)[0]
+  prediction, truth = prediction[box], truth[box]
+  there = _distances(_surface(prediction), _surface(truth))
+  back = _distances(_surface(truth), _surface(prediction))
+  hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+  return float(hd95), float(np.mean(np.concatenate([there, back])))
+
+
+def case_row(margin, truth):
+  """All metrics of one case, `[S, S]` and bool `[h, w]` to a dict.
+
+  The prediction is where the upsampled margin is above 0; a margin that is not
+  a number predicts nothing.
+
+  Returns:
+    `dice`, `iou` in [0, 1]; `hd95`, `assd` in pixels of the original mask;
+    `empty_truth`, `empty_prediction`, 0 or 1.
+  """
+  truth = np.asarray(truth, bool)
+  prediction = upsample(margin, truth.shape) > 0
+  hd95, assd = surface_distances(prediction, truth)
+  return {
+    "dice": dice(prediction, truth),
+    "iou": iou(prediction, truth),
+    "hd95": hd95,
+    "assd": assd,
+    "empty_truth": int(not truth.any()),
+    "empty_prediction": int(not prediction.any()),
+  }
+
+
+def _masks(prediction, truth):
+  """Both as bool, after a check that nothing is broadcast."""
+  prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
+  if prediction.shape != truth.shape or truth.ndim != 2:
+    raise ValueError(
+      f"A prediction of shape {prediction.shape} cannot be compared with a "
+      f"truth of shape {truth.shape}: both must be the same [h, w]."
+    )
+  return prediction, truth
+
+
+def _surface(mask):
+  """Pixels of `mask` with a neighbour outside it, `[h, w]` to `[h, w]`."""
+  return mask & ~ndimage.binary_erosion(mask)
+
+
+def _distances(start, goal):
+  """From every pixel of `start` to the nearest of `goal`, `[n]`."""
+  return ndimage.distance_transform_edt(~goal)[start]

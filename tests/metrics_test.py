@@ -1,0 +1,163 @@
+"""Per-case metrics against counts and distances made by hand."""
+
+import math
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis.extra import numpy as arrays
+import numpy as np
+import pytest
+
+from kdjax.evaluate import metrics
+
+LESION = np.pad(np.ones((2, 3), bool), 2)  # [6, 7]
+EMPTY = np.zeros_like(LESION)
+DIAGONAL = math.sqrt(6**2 + 7**2)
+
+masks = arrays.arrays(bool, (6, 7))
+quick = settings(deadline=None, max_examples=100, derandomize=True)
+
+
+def mask(*pixels, shape=(4, 12)):
+  drawn = np.zeros(shape, bool)
+  drawn[tuple(zip(*pixels, strict=True))] = True
+  return drawn
+
+
+def row(prediction, truth):
+  return metrics.case_row(np.where(prediction, 1.0, -1.0), truth)
+
+
+def test_dice_and_iou_are_counts_of_pixels():
+  truth = mask((0, 0), (0, 1), (1, 0), (1, 1))
+  prediction = mask((0, 1), (1, 1), (2, 1))
+  assert metrics.dice(prediction, truth) == pytest.approx(2 * 2 / (3 + 4))
+  assert metrics.iou(prediction, truth) == pytest.approx(2 / 5)
+
+
+@quick
+@given(masks, masks)
+def test_dice_is_symmetric_in_unit_range_and_tied_to_iou(first, second):
+  first[0, 0] = second[0, 1] = True  # Neither is empty.
+  dice = metrics.dice(first, second)
+  assert 0 <= dice <= 1
+  assert dice == metrics.dice(second, first)
+  assert metrics.iou(first, second) == pytest.approx(dice / (2 - dice))
+  assert metrics.dice(first, first) == metrics.iou(first, first) == 1
+
+
+def test_masks_of_other_shapes_are_refused_not_broadcast():
+  for metric in (metrics.dice, metrics.iou, metrics.surface_distances):
+    with pytest.raises(ValueError, match=r"\(1, 7\)"):
+      metric(LESION[2:3], LESION)
+
+
+@pytest.mark.parametrize(
+  "prediction, truth, overlap, distance",
+  [
+    (LESION, LESION, 1, 0),
+    (EMPTY, LESION, 0, DIAGONAL),
+    (LESION, EMPTY, math.nan, DIAGONAL),
+    (EMPTY, EMPTY, math.nan, math.nan),
+  ],
+)
+def test_empty_masks_follow_the_stated_rule(
+  prediction, truth, overlap, distance
+):
+  assert row(prediction, truth) == pytest.approx(
+    {
+      "dice": overlap,
+      "iou": overlap,
+      "hd95": distance,
+      "assd": distance,
+      "empty_truth": int(truth is EMPTY),
+      "empty_prediction": int(prediction is EMPTY),
+    },
+    nan_ok=True,
+  )
+
+
+@quick
+@given(masks, masks)
+def test_a_missed_lesion_never_improves_a_score(prediction, truth):
+  truth[3, 3] = True
+  missed, seen = row(EMPTY, truth), row(prediction, truth)
+  for metric in ("dice", "iou"):
+    assert missed[metric] <= seen[metric]
+  for metric in ("hd95", "assd"):
+    assert missed[metric] >= seen[metric]
+
+
+def test_surface_distances_of_two_pixels_is_their_distance():
+  found = metrics.surface_distances(mask((0, 2)), mask((3, 6)))
+  assert found == pytest.approx((5, 5))
+
+
+def test_hd95_takes_the_worse_direction_and_assd_pools_both():
+  # There: 0. Back: 0 and 10, whose 95th percentile is 9.5.
+  near, both = mask((0, 0)), mask((0, 0), (0, 10))
+  for pair in ((near, both), (both, near)):
+    assert metrics.surface_distances(*pair) == pytest.approx((9.5, 10 / 3))
+
+
+def test_surface_distances_of_two_squares_by_hand():
+  # The ring of 8 pixels around (3, 3) and the pixel itself: four neighbours
+  # at 1, four corners at the root of 2; back from the pixel, 1.
+  square, pixel = np.zeros((2, 7, 7), bool)
+  square[2:5, 2:5] = pixel[3, 3] = True
+  hd95, assd = metrics.surface_distances(square, pixel)
+  assert hd95 == pytest.approx(math.sqrt(2))
+  assert assd == pytest.approx((4 + 4 * math.sqrt(2) + 1) / 9)
+
+
+@quick
+@given(masks, masks)
+def test_surface_distances_equal_all_pairs_of_surface_pixels(first, second):
+  first[2, 2] = second[4, 5] = True
+
+  def surface(pixels):
+    padded = np.pad(pixels, 1)
+    steps = ((0, 1), (0, -1), (1, 0), (-1, 0))
+    return [
+      (i, j)
+      for i, j in np.argwhere(pixels)
+      if not all(padded[i + 1 + a, j + 1 + b] for a, b in steps)
+    ]
+
+  a, b = surface(first), surface(second)
+  there = [min(math.dist(x, y) for y in b) for x in a]
+  back = [min(math.dist(x, y) for x in a) for y in b]
+  hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+  assd = (sum(there) + sum(back)) / (len(there) + len(back))
+  found = metrics.surface_distances(first, second)
+  assert found == pytest.approx((hd95, assd))
+
+
+def test_upsampling_is_bilinear_with_half_pixel_centres():
+  margin = np.array([[-1, 1], [-1, 1]])
+  resized = metrics.upsample(margin, (3, 4))
+  assert resized.dtype == np.float32
+  np.testing.assert_allclose(resized, [[-1, -0.5, 0.5, 1]] * 3, rtol=1e-6)
+
+
+def test_upsampling_to_the_same_size_changes_nothing():
+  margin = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+  np.testing.assert_array_equal(metrics.upsample(margin, (8, 8)), margin)
+
+
+def test_prediction_is_made_at_the_resolution_of_the_mask():
+  # Half-way between the two centres of a 2 x 2 margin, at the mask's size.
+  truth = np.zeros((20, 40), bool)
+  truth[:, 20:] = True
+  assert metrics.case_row(np.array([[-1, 1], [-1, 1]]), truth)["dice"] == 1
+
+
+def test_a_margin_of_zero_is_background():
+  found = metrics.case_row(np.zeros((3, 3)), LESION)
+  assert found["empty_prediction"] == 1
+
+
+def test_a_margin_that_is_not_a_number_scores_as_a_miss():
+  found = metrics.case_row(np.full((3, 3), np.nan), LESION)
+  assert found["dice"] == 0
+  assert found["hd95"] == pytest.approx(DIAGONAL)
