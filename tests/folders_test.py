@@ -153,9 +153,9 @@ def test_one_bit_and_jpeg_are_read(tmp_path):
   bits = write(tmp_path / "x.png", SQUARE)
   np.testing.assert_array_equal(folders.read_image(bits), mask())
   smooth = np.full((16, 16), 77, np.uint8)
-  np.testing.assert_allclose(
-    folders.read_image(write(tmp_path / "x.jpg", smooth)), 77, atol=1
-  )
+  for mode in ("L", "RGB", "CMYK"):
+    path = write(tmp_path / "x.jpg", smooth, mode)
+    np.testing.assert_allclose(folders.read_image(path), 77, atol=1)
 
 
 @pytest.mark.parametrize(

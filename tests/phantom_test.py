@@ -71,14 +71,15 @@ def test_lateral_resolution_is_best_at_the_focus():
     for z in (25, 75, 125, 175)
   ]
   assert width[1] == pytest.approx(phantom.BEAM / np.sqrt(2), rel=0.02)
-  assert width[1] < width[0] == pytest.approx(width[2], rel=1e-3) < width[3]
+  assert width[0] == pytest.approx(width[2], rel=1e-3)
+  assert 1.2 * width[1] < width[2] < 0.8 * width[3]
 
 
 def test_echoes_do_not_wrap_around_the_sides():
   points = np.zeros((200, 240), complex)
   points[:, 0] = 1
   echo = phantom.envelope(points, pixel=0.2, focus=15)
-  assert echo[:, 120:].max() < 1e-6 * echo.max()
+  assert echo[:, 120:].max() < 1e-4 * echo.max()
 
 
 def test_loss_is_attenuation_times_the_way_there_and_back():
@@ -105,9 +106,9 @@ def test_shadow_and_enhancement_follow_from_the_attenuation(cases):
     if has_room and mask.mean() > 0.02:
       contrast[kind].append(behind_minus_beside(image.astype(float), mask))
   mean = {kind: np.mean(values) for kind, values in contrast.items()}
-  assert mean["hypoechoic"] < -15
-  assert mean["cyst"] > 10
-  assert abs(mean["isoechoic"]) < 10
+  assert mean["hypoechoic"] < -25
+  assert mean["cyst"] > 20
+  assert abs(mean["isoechoic"]) < 20
 
 
 def prepare(path, **config):

@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 
 from kdjax.data import folders
+from kdjax.data import phantom
 from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.errors import UserError
@@ -257,8 +258,6 @@ def test_a_bad_file_is_named_through_the_builder(tmp_path):
 def test_the_phantom_loads_by_the_same_protocol(
   tmp_path, monkeypatch, num_cases
 ):
-  from kdjax.data import phantom
-
   # The default configuration is one that TFDS knows already; both must do.
   cheap = lambda seed, index: (
     np.full((20, 24), index, np.uint8),
@@ -298,7 +297,7 @@ def test_the_real_busi_splits_by_group(tmp_path):
   lesions = pipeline.load(
     config(tmp_path, dir=str(BUSI), classes=("benign", "malignant"))
   )
-  assert time.perf_counter() - start < 60
+  assert time.perf_counter() - start < 120  # About 8 on two idle cores.
   assert len(lesions.cases) == 647 and len(set(lesions.groups)) == 503
   assert all(mask.any() for mask in lesions.full_masks)
   folds = splits.make_folds(lesions, SPLITS)

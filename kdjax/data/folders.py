@@ -32,6 +32,7 @@ _LAYOUTS = (
   "images/ and masks/ (plain), original/ and GT/ (UDIAT), or "
   "benign/, malignant/, normal/ with *_mask.png (BUSI)"
 )
+_PAIRS = (("images", "masks"), ("original", "GT"))
 _CLASSES = ("benign", "malignant", "normal")
 _MANIFEST = "manifest.csv"
 _MAX_PIXELS = 64 * 2**20
@@ -70,39 +71,25 @@ def find_cases(folder):
   inner = folder / "Dataset_BUSI_with_GT"
   if inner.is_dir() and not _leaves(inner, folder):
     folder = inner
-  has = lambda *names: [(folder / name).is_dir() for name in names]
-  found = [
-    find
-    for find, here in (
-      (_find_plain, all(has("images", "masks"))),
-      (_find_udiat, all(has("original", "GT"))),
-      (_find_busi, any(has(*_CLASSES))),
-    )
-    if here
-  ]
-  if len(found) != 1:
-    what = "several layouts" if found else "no known layout"
+  here = lambda name: (folder / name).is_dir()
+  pairs = [pair for pair in _PAIRS if all(map(here, pair))]
+  classes = list(filter(here, _CLASSES))
+  if len(pairs) + bool(classes) != 1:
+    what = "several layouts" if pairs else "no known layout"
     raise UserError(f"{folder}: {what} found; kdjax reads {_LAYOUTS}")
-  cases = found[0](folder)
+  if pairs:
+    cases = _pair(*(_stems(folder, name) for name in pairs[0]))
+  else:
+    cases = _find_busi(folder, classes)
   if not cases:
     raise UserError(f"{folder}: no images in it; kdjax reads {_LAYOUTS}")
   cases = _apply_manifest(folder / _MANIFEST, cases)
   return sorted(cases, key=lambda case: case.name)
 
 
-def _find_plain(folder):
-  return _pair(_stems(folder, "images"), _stems(folder, "masks"))
-
-
-def _find_udiat(folder):
-  return _pair(_stems(folder, "original"), _stems(folder, "GT"))
-
-
-def _find_busi(folder):
+def _find_busi(folder, classes):
   cases = {}
-  for label in _CLASSES:
-    if not (folder / label).is_dir():
-      continue
+  for label in classes:
     images, masks = {}, collections.defaultdict(list)
     for stem, path in _stems(folder, label).items():
       if match := re.fullmatch(r"(.+)_mask(_\d+)?", stem):
@@ -373,8 +360,6 @@ def _grey(path, image):
     image = image.convert("RGBA")
     black = PIL.Image.new("RGBA", image.size, (0, 0, 0, 255))
     image = PIL.Image.alpha_composite(black, image)
-  if image.mode not in ("1", "L"):
-    image = image.convert("RGB")
   return np.asarray(image.convert("L"))
 
 
@@ -488,6 +473,7 @@ def groups(cases, tally):
 def png(pixels):
   """Encodes uint8 `[H, W]` as a PNG in a file object, as TFDS takes it."""
   file = io.BytesIO()
-  PIL.Image.fromarray(pixels).save(file, "PNG")
+  # The cache may be a little larger; preparing takes half as long.
+  PIL.Image.fromarray(pixels).save(file, "PNG", compress_level=1)
   file.seek(0)
   return file

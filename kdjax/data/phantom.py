@@ -22,8 +22,8 @@ TISSUES = {
   "gland": (0, 0.8, 1.55),
   "muscle": (-13, 1.0, 1.63),
   "ligament": (5, 1.5, 1.70),
-  "hypoechoic": (-15, 1.4, 1.60),
-  "isoechoic": (-10, 0.8, 1.54),  # As dark as fat, that is.
+  "hypoechoic": (-14, 1.4, 1.60),
+  "isoechoic": (-9, 0.8, 1.54),  # As dark as fat, that is.
   "cyst": (-40, 0.1, 1.51),
 }
 KINDS = {"hypoechoic": 0.45, "isoechoic": 0.4, "cyst": 0.15}  # Their shares.
@@ -146,18 +146,18 @@ def anatomy(rng, kind, shape, pixel):
   paint("ligament", 0.7 * web((1.5 * mm, 4 * mm), 0.05))
   paint("gland", gland)
   # Fat within the gland is as dark and as round as a lesion, but is not one.
-  lobules = field(rng, shape, (1.6 * mm, 2.4 * mm)) - rng.uniform(0.3, 1.3)
+  lobules = field(rng, shape, (1.6 * mm, 2.4 * mm)) - rng.uniform(0.2, 1.2)
   paint("fat", gland * expit(8 * lobules))
   paint("ligament", 0.5 * gland * web((0.7 * mm, 3 * mm), 0.05))
   paint("muscle", muscle)
   paint("ligament", 0.8 * muscle * web((0.7 * mm, 6 * mm), 0.08))
   maps[0] += 2.5 * field(rng, shape, (0.25 * mm, 0.9 * mm))
-  maps[0] += 2.5 * field(rng, shape, (0.9 * mm, 3 * mm))
+  maps[0] += 3 * field(rng, shape, (0.9 * mm, 3 * mm))
   fold = 0.7 * mm * field(rng, shape, (6 * mm, 4 * mm))
   maps = maps[:, np.clip(z + fold.astype(int), 0, shape[0] - 1), x]
 
   inside = lesion(rng, kind, shape)
-  tissue[kind][0] += rng.uniform(-3, 3)
+  tissue[kind][0] += rng.uniform(-4, 4)
   tissue[kind][1] *= rng.uniform(0.6, 1.4)
   paint(kind, inside)
   if kind != "cyst":  # Fluid is homogeneous.
@@ -186,7 +186,7 @@ def simulate(seed, index):
   # Time gain makes up for an average breast, not for this one; nor does the
   # probe touch the skin equally well everywhere.
   centimetres = (np.arange(shape[0])[:, None] + 0.5) * pixel / 10  # [H, 1]
-  gain = 2 * FREQUENCY * rng.uniform(0.4, 0.7) * centimetres
+  gain = 2 * FREQUENCY * rng.uniform(0.35, 0.7) * centimetres
   contact = 2 * field(rng, (1, shape[1]), (0, 6 / pixel))
   level = gain + contact - two_way_loss(attenuation, pixel)  # [H, W], dB
 
@@ -226,8 +226,8 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
   Images and masks (0 or 255) are greyscale PNG; `label` is the lesion's kind.
   """
 
+  # Goes up when `simulate` changes: what was prepared before is then stale.
   VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS = [PhantomConfig()]
 
   def _info(self):
     picture = lambda: tfds.features.Image(

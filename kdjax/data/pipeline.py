@@ -179,10 +179,10 @@ def _convert(example, *, size):
   resize = lambda x, how: np.asarray(
     PIL.Image.fromarray(x).resize((size, size), how)
   )
-  area = resize(mask, PIL.Image.Resampling.BOX)
+  area = resize((mask > 0).astype(np.float32), PIL.Image.Resampling.BOX)
   return row | {
     "image": resize(image, PIL.Image.Resampling.BILINEAR),
-    "mask": (area > 127).astype(np.uint8),  # 127.5 rounds up to 128.
+    "mask": (area > 0.5).astype(np.uint8),
     "full_mask": mask > 0,
     "digest": hashlib.sha256(said + pixels).digest(),
   }

@@ -155,14 +155,15 @@ class _Programs:
     # Of all folds, run or not: a trial's epochs must not depend on the others.
     longest = max(len(fold.train) for fold in study.folds)
     self.steps_per_epoch = -(-longest // training.batch_size)
-    self.init = parallel.make_init(
-      self.layout,
+    # Drawing weights runs once a block: compiling it well would take longer.
+    self.init = jax.jit(
       functools.partial(
         steps.init_state,
         images=study.blank(stage.name),
-        student=model,
+        student=study.make_model(stage.name),
         regressors=regressors,
       ),
+      compiler_options={"xla_backend_optimization_level": 0},
     )
     normalise = functools.partial(
       views.normalise, channels=model.in_channels
@@ -237,23 +238,25 @@ def _train_wave(run, wave, saved, found, histories, teachers):
   """Trains the blocks of a wave together; returns `(block, state)` pairs."""
   study, stage, layout = run.study, run.stage, run.layout
   full = run.pad(wave)
-  keys = layout.spread_blocks(
-    np.stack([jax.random.key_data(block.key) for block in full])
-  )
-  states = run.init(jax.random.wrap_key_data(keys), run.trials)
   epochs = {block: found[block][0] if found[block] else 0 for block in wave}
-  if any(epochs.values()):
-    fresh = layout.gather(states)
-    rows = [jax.tree.map(lambda x, i=i: x[i], fresh) for i in range(len(full))]
-    rows = [
-      serialization.from_state_dict(row, found[block][1])
+  rows = []
+  for block in full:
+    fresh = jax.tree.map(
+      lambda x: np.repeat(np.asarray(x)[None], len(stage.arms), axis=0),
+      jax.device_get(run.init(block.key)),
+    )
+    rows.append(
+      serialization.from_state_dict(fresh, found[block][1])
       if found[block]
-      else row
-      for block, row in zip(full, rows, strict=True)
-    ]
-    states = layout.spread(jax.tree.map(lambda *x: np.stack(x), *rows))
+      else fresh
+    )
+  states = layout.spread(jax.tree.map(lambda *x: np.stack(x), *rows))
   blocks = {
-    "key": jax.random.wrap_key_data(keys),
+    "key": jax.random.wrap_key_data(
+      layout.spread_blocks(
+        np.stack([jax.random.key_data(block.key) for block in full])
+      )
+    ),
     "teacher": layout.spread_blocks(
       jax.tree.map(
         lambda *x: np.stack([np.asarray(leaf)[0] for leaf in x]),

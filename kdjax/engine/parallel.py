@@ -147,12 +147,6 @@ def make_layout(arms, blocks, batch_size, *, blocks_at_once=1, devices=None):
   )
 
 
-def make_init(layout, init):
-  """Lifts `init(key, trial)` to `(keys [D, N], trials [D, G'])`."""
-  arms = jax.vmap(init, in_axes=(None, 0))
-  return _over_devices(layout, jax.vmap(arms, in_axes=(0, None)), (0, 0))
-
-
 def make_train_epoch(layout, prepare, step):
   """Lifts one block's preparation and one trial's step to an epoch of a wave.
 

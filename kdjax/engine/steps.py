@@ -38,14 +38,12 @@ class TrialState:
   diverged: jax.Array
 
 
-def make_optimizer(trial):
+def make_optimizer(learning_rate, weight_decay):
   """Adam, or AdamW where the trial decays weights.
 
   Flattened, so that the same arithmetic is compiled whatever the layers.
   """
-  return optax.flatten(
-    optax.adamw(trial.learning_rate, weight_decay=trial.weight_decay)
-  )
+  return optax.flatten(optax.adamw(learning_rate, weight_decay=weight_decay))
 
 
 def regressor_name(pair):
@@ -68,10 +66,14 @@ def make_regressors(objectives, teacher_widths, make):
   }
 
 
-def init_state(key, trial, images, *, student, regressors):
-  """A fresh trial; `images` `[B, H, W, C]` only lends its shape.
+def init_state(key, images, *, student, regressors):
+  """A fresh trial, the same for all arms of a block.
 
-  `key` is the block's, so all arms of a block start from the same student.
+  Args:
+    key: of the block.
+    images: `[B, H, W, C]`, only lends its shape.
+    student: linen module.
+    regressors: dict from pair to linen module.
   """
   variables = student.init(key, images)
   params = {"student": variables["params"], "regressors": {}}
@@ -92,7 +94,7 @@ def init_state(key, trial, images, *, student, regressors):
   return TrialState(
     params=params,
     batch_stats=batch_stats,
-    optimizer=make_optimizer(trial).init(params),
+    optimizer=make_optimizer(learning_rate=0.0, weight_decay=0.0).init(params),
     sums={name: jnp.zeros((), number) for name in ("train", "distill", "sup")},
     best_params=variables["params"],
     best_batch_stats=batch_stats,
@@ -219,9 +221,9 @@ def train_step(
     )
   # The count comes from outside, where it is not mapped over trials, so that
   # the bias correction is one number however many trials there are.
-  updates, optimizer = make_optimizer(trial).update(
-    gradients, optax.tree.set(state.optimizer, count=count), state.params
-  )
+  updates, optimizer = make_optimizer(
+    trial.learning_rate, trial.weight_decay
+  ).update(gradients, optax.tree.set(state.optimizer, count=count), state.params)
   finite = jnp.isfinite(parts["train"]) & jnp.isfinite(
     optax.tree.norm(gradients)
   )

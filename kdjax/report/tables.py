@@ -140,7 +140,7 @@ def summarize(per_case, parameters, references):
   rows = []
   for model in order:
     values = scores[model].dropna()
-    student = None if model in students else references.get(model, only)
+    student = references.get(model, only)
     row = [model, len(values), values.mean(), values.std()]
     for reference in ("Teacher", student):
       if reference == model or reference not in scores:
