@@ -25,9 +25,7 @@ def train(study, devices=1, monkeypatch=None):
 
 
 def equal(a, b, **tolerance):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b
-  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +38,10 @@ def exact():
 def test_bits(make_study, monkeypatch, tmp_path):
   grid = train(make_study(workdir=tmp_path / "all"), 1, monkeypatch)
   for name in SOME:
-    alone = train(make_study(arms=(name,), workdir=tmp_path / name), 1, monkeypatch)
-    worst = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), grid[name], alone[name])
+    alone = train(
+      make_study(arms=(name,), workdir=tmp_path / name), 1, monkeypatch
+    )
+    worst = jax.tree.map(
+      lambda x, y: np.max(np.abs(x - y)), grid[name], alone[name]
+    )
     print(name, max(jax.tree.leaves(worst)))
