@@ -167,7 +167,7 @@ class _Programs:
       ),
       compiler_options={"xla_backend_optimization_level": 0},
     )
-    normalise = functools.partial(views.normalise, channels=model.in_channels)
+    normalise = study.make_normalise(stage.name)
     self.train_epoch = parallel.make_train_epoch(
       self.layout,
       functools.partial(
@@ -179,6 +179,7 @@ class _Programs:
         ),
         render=functools.partial(views.render, settings=config.views),
         normalise=normalise,
+        teacher_normalise=study.make_normalise("teacher"),
       ),
       functools.partial(
         steps.train_step,
@@ -245,7 +246,7 @@ def _train_wave(run, wave, saved, found, histories, teachers):
   for block in full:
     fresh = jax.tree.map(
       lambda x: np.repeat(np.asarray(x)[None], len(stage.arms), axis=0),
-      jax.device_get(run.init(block.key)),
+      jax.device_get(run.init(block.key, study.load_weights(stage.name))),
     )
     rows.append(
       serialization.from_state_dict(fresh, found[block][1])

@@ -6,6 +6,7 @@ trials without an objective.
 """
 
 import functools
+import zlib
 
 from flax import struct
 import jax
@@ -15,6 +16,7 @@ import optax
 from kdjax.distill import losses
 from kdjax.distill import pathways
 from kdjax.distill import taps
+from kdjax.models import pretrained
 
 
 @struct.dataclass
@@ -66,16 +68,17 @@ def make_regressors(objectives, teacher_widths, make):
   }
 
 
-def init_state(key, images, *, student, regressors):
+def init_state(key, weights, *, images, student, regressors):
   """A fresh trial, the same for all arms of a block.
 
   Args:
     key: of the block.
+    weights: variables to start from where not at random, or {}.
     images: `[B, H, W, C]`, only lends its shape.
     student: linen module.
     regressors: dict from pair to linen module.
   """
-  variables = student.init(key, images)
+  variables = pretrained.merge(student.init(key, images), weights)
   params = {"student": variables["params"], "regressors": {}}
   batch_stats = variables.get("batch_stats", {})
   if regressors:
@@ -85,11 +88,12 @@ def init_state(key, images, *, student, regressors):
       variables,
       images,
     )
-    for i, (pair, regressor) in enumerate(regressors.items(), start=1):
+    for pair, regressor in regressors.items():
       blank = jnp.zeros(features[pair[0]].shape, features[pair[0]].dtype)
-      params["regressors"][regressor_name(pair)] = regressor.init(
-        jax.random.fold_in(key, i), blank
-      )["params"]
+      # From its name, so that the grid's other regressors do not matter.
+      name = regressor_name(pair)
+      own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+      params["regressors"][name] = regressor.init(own_key, blank)["params"]
   number = jnp.result_type(float)
   return TrialState(
     params=params,
@@ -309,7 +313,17 @@ def predict(params, batch_stats, images, *, model):
 
 
 def prepare_batch(
-  block, data, cases, epochs, *, teacher, views, teacher_taps, render, normalise
+  block,
+  data,
+  cases,
+  epochs,
+  *,
+  teacher,
+  views,
+  teacher_taps,
+  render,
+  normalise,
+  teacher_normalise,
 ):
   """What all trials of a block share in a step: views and the teacher's words.
 
@@ -325,7 +339,8 @@ def prepare_batch(
     views: names of the views that a teacher sees in this grid.
     teacher_taps: taps of the teacher that the grid's objectives need.
     render: from key, image and mask to views and mask.
-    normalise: from views in [0, 1] to a network's input.
+    normalise: from views in [0, 1] to the trials' input.
+    teacher_normalise: the same to the teacher's.
 
   Returns:
     `(batch, teachers)` as `train_step` takes them.
@@ -340,7 +355,10 @@ def prepare_batch(
 
   def ask(view):
     logits, features, _ = taps.apply(
-      teacher, block["teacher"], normalise(rendered[view]), taps=teacher_taps
+      teacher,
+      block["teacher"],
+      teacher_normalise(rendered[view]),
+      taps=teacher_taps,
     )
     return logits, features
 

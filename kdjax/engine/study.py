@@ -1,6 +1,7 @@
 """A config resolved and checked: data, folds, blocks, arms and networks."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -12,11 +13,13 @@ from kdjax import files
 from kdjax import models
 from kdjax.data import pipeline
 from kdjax.data import splits
+from kdjax.data import views
 from kdjax.distill import pathways
 from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import convolution
 from kdjax.errors import UserError
+from kdjax.models import pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,19 @@ class Study:
     return make_model(
       self.config[role], self.config.engine, role, batch_axis=batch_axis
     )
+
+  def make_normalise(self, role):
+    """From views in [0, 1] to the input of `role`'s network."""
+    model = self.make_model(role)
+    return functools.partial(
+      views.normalise,
+      channels=model.in_channels,
+      statistics=model.normalisation,
+    )
+
+  def load_weights(self, role):
+    """What `role` starts from instead of random weights, see `pretrained`."""
+    return pretrained.load(self.make_model(role))
 
   def blank(self, role):
     """Zeros in the shape of one image of `role`, `[1, S, S, C]`."""
@@ -234,6 +250,7 @@ def _check_models(study):
       variables = _shapes(model, study.blank(role))
     except ValueError as error:
       raise UserError(f"{role}: {error}") from error
+    study.load_weights(role)
     side = ("student", "teacher").index(role)
     for objective in trials.objectives(study.arms):
       if not objective.pair:
