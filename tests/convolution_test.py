@@ -1,6 +1,7 @@
-"""Convolutions as lowered for CPU equal XLA's, and do not depend on a map."""
+"""The unrolled lowering is the plain convolution, row by row."""
 
-import flax.linen as nn
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,75 +9,116 @@ import pytest
 
 from kdjax.engine import convolution
 
-NHWC = nn.linear._conv_dimension_numbers((1, 1, 1, 1))
+NUMBERS = jax.lax.conv_dimension_numbers(
+  (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
+)
+KINDS = {
+  "3x3": dict(stride=1, side=3, groups=1),
+  "strided": dict(stride=2, side=3, groups=1),
+  "1x1": dict(stride=1, side=1, groups=1),
+  "depthwise": dict(stride=1, side=3, groups=4),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.fixture(autouse=True)
-def _exact():
-  with jax.enable_x64(True):
-    yield
-
-
-def make(shape, kernel, groups):
-  rng = np.random.default_rng(0)
-  draw = lambda *shape: jnp.asarray(rng.normal(size=shape))
-  return draw(*shape), draw(*kernel, shape[-1] // groups, shape[-1])
-
-
-def gradients(convolve, x, kernel, **settings):
-  """Output, and cotangents of image and kernel for a cotangent of sines."""
-  y, back = jax.vjp(lambda a, b: convolve(a, b, **settings), x, kernel)
-  return y, *back(jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
-
-
-@pytest.mark.parametrize("groups", (1, 6), ids=("dense", "depthwise"))
-@pytest.mark.parametrize("kernel", ((3, 3), (5, 3)), ids=str)
-@pytest.mark.parametrize("stride", (1, 2))
-@pytest.mark.parametrize("padding", ("SAME", ((1, 1), (0, 2))), ids=str)
-def test_equals_xla(groups, kernel, stride, padding):
-  x, kernel = make((2, 9, 8, 6), kernel, groups)
-  settings = dict(
-    window_strides=(stride, stride),
-    padding=padding,
-    dimension_numbers=NHWC,
-    feature_group_count=groups,
-  )
-  ours = gradients(convolution.unrolled, x, kernel, **settings)
-  theirs = gradients(convolution.plain, x, kernel, **settings)
-  for a, b in zip(ours, theirs, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("groups", (1, 6), ids=("dense", "depthwise"))
-def test_a_mapped_row_is_the_same_alone(groups):
-  x, kernel = make((3, 2, 8, 8, 6), (3, 3), groups)
-  kernels = jnp.stack([kernel, 2.0 * kernel, kernel + 1.0])
-  run = lambda x, kernel: gradients(
-    convolution.unrolled,
-    x,
-    kernel,
-    window_strides=(2, 2),
+def make(kind, lowering):
+  kind = KINDS[kind]
+  return functools.partial(
+    lowering,
+    window_strides=(kind["stride"],) * 2,
     padding="SAME",
-    dimension_numbers=NHWC,
-    feature_group_count=groups,
+    dimension_numbers=NUMBERS,
+    feature_group_count=kind["groups"],
   )
-  mapped = jax.jit(jax.vmap(run))(x, kernels)
-  for i in range(3):
-    for rows, alone in zip(mapped, jax.jit(run)(x[i], kernels[i]), strict=True):
-      np.testing.assert_array_equal(rows[i], alone)
 
 
-def test_depthwise_is_no_convolution_of_xla():
-  x, kernel = make((2, 8, 8, 6), (3, 3), 6)
-  program = jax.make_jaxpr(
-    lambda x, kernel: gradients(
-      convolution.unrolled,
-      x,
-      kernel,
-      window_strides=(1, 1),
-      padding="SAME",
-      dimension_numbers=NHWC,
-      feature_group_count=6,
+def operands(kind, trials=3):
+  kind = KINDS[kind]
+  x, k = jax.random.split(jax.random.key(0))
+  side, inputs = kind["side"], 4 // kind["groups"]
+  return (
+    jax.random.normal(x, (trials, 2, 8, 8, 4)),
+    jax.random.normal(k, (trials, side, side, inputs, 8)),
+  )
+
+
+def total(convolve):
+  return lambda x, k: jnp.sum(jnp.sin(convolve(x, k)))
+
+
+def no_grouped_convolution(function, *args):
+  text = jax.jit(function).lower(*args).as_text()
+  assert "convolution" in text
+  counts = {
+    line.split("feature_group_count = ")[1].split()[0]
+    for line in text.splitlines()
+    if "feature_group_count" in line
+  }
+  counts |= {
+    line.split("batch_group_count = ")[1].split()[0]
+    for line in text.splitlines()
+    if "batch_group_count" in line
+  }
+  return counts == {"1"}
+
+
+@every_kind
+def test_every_row_of_vmap_equals_the_row_alone(kind):
+  x, k = operands(kind)
+  unrolled, plain = (
+    make(kind, lowering)
+    for lowering in (convolution.unrolled, convolution.plain)
+  )
+  together = jax.jit(jax.vmap(unrolled))(x, k)
+  alone = jax.jit(plain)
+  for row, xi, ki in zip(together, x, k, strict=True):
+    np.testing.assert_array_equal(row, alone(xi, ki))
+
+
+@every_kind
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
+def test_gradients_equal_those_of_the_plain_lowering(kind, axes):
+  x, k = operands(kind)
+  x = x if axes[0] == 0 else x[0]
+  k = k if axes[1] == 0 else k[0]
+  for grad_of_vmap in (False, True):
+    results = []
+    for lowering in (convolution.unrolled, convolution.plain):
+      convolve = make(kind, lowering)
+      if grad_of_vmap:
+        f = jax.grad(total(jax.vmap(convolve, in_axes=axes)), argnums=(0, 1))
+      else:
+        f = jax.vmap(jax.grad(total(convolve), argnums=(0, 1)), in_axes=axes)
+      results.append(f(x, k))
+    # Sums over up to 128 products in another order, float32.
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+      *results,
     )
-  )(x, kernel)
-  assert "conv_general_dilated" not in str(program)
+
+
+@pytest.mark.parametrize("kind", ["3x3", "strided", "1x1"])
+def test_no_grouped_convolution_is_left_under_vmap(kind):
+  x, k = operands(kind)
+  gradient = lambda lowering: jax.vmap(
+    jax.grad(total(make(kind, lowering)), argnums=(0, 1))
+  )
+  assert no_grouped_convolution(gradient(convolution.unrolled), x, k)
+  assert not no_grouped_convolution(gradient(convolution.plain), x, k)
+
+
+def test_nested_maps_unroll_too():
+  x, k = operands("3x3", trials=4)
+  nest = lambda a: a.reshape(2, 2, *a.shape[1:])
+  unrolled = make("3x3", convolution.unrolled)
+  nested = jax.vmap(jax.vmap(unrolled))
+  np.testing.assert_array_equal(
+    nested(nest(x), nest(k)), nest(jax.vmap(unrolled)(x, k))
+  )
+  assert no_grouped_convolution(nested, nest(x), nest(k))
+
+
+def test_the_lowering_follows_the_platform():
+  assert convolution.choose("auto", "cpu") is convolution.unrolled
+  assert convolution.choose("auto", "tpu") is convolution.plain
+  assert convolution.choose("plain", "cpu") is convolution.plain

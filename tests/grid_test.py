@@ -1,47 +1,233 @@
-"""The grid is honest: a trial in it is the same trial alone."""
+"""The grid is honest: a trial in it is the same trial alone, anywhere."""
+
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 
-from conftest import make_config
+from kdjax.engine import checkpoint
 from kdjax.engine import loop
 from kdjax.engine import parallel
+from kdjax.engine import stages
+from kdjax.engine import steps
+from kdjax.engine import study as studies
+from tests import conftest
 
-SOME = ("Student", "L_KLD", "H_KLD_WAug", "HReg_MSE_WAug")
+# One arm of every pathway, both losses, both views.
+SOME = ("Student", "L_KLD_WAug", "H_MSE", "HReg_KLD_WAug")
 
 
-def train(study, devices=1, monkeypatch=None):
-  """Teachers and students after training, gathered by arm's name."""
-  monkeypatch.setattr(
-    parallel.jax, "local_devices", lambda: jax.devices()[:devices]
-  )
-  teachers, students = loop.train(study)
+@pytest.fixture
+def on_devices(monkeypatch):
+  """Makes kdjax see the first `count` devices only."""
+
+  def use(count):
+    devices = jax.devices()[:count]
+    monkeypatch.setattr(parallel.jax, "local_devices", lambda: devices)
+
+  use(1)
+  return use
+
+
+def named(study, trained):
+  """Best students by (arm's name, block)."""
   return {
-    arm.name: jax.tree.map(lambda x, i=i: np.asarray(x)[i], students[block])
-    for block in study.blocks
+    (arm.name, block): jax.tree.map(lambda x, i=i: np.asarray(x)[i], best)
+    for block, best in trained.items()
     for i, arm in enumerate(study.arms)
   }
 
 
-def equal(a, b, **tolerance):
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+def students(study):
+  return named(study, loop.train(study)[1])
 
 
 @pytest.fixture(scope="module")
-def exact():
-  """In float64 a real mistake stands out by ten orders of magnitude."""
+def grid(tmp_path_factory):
+  """Two blocks of `SOME` in one program on one device, to compare with.
+
+  In float64, where a real mistake stands out by ten orders of magnitude.
+  """
+  patch = pytest.MonkeyPatch()
+  patch.setattr(parallel.jax, "local_devices", lambda: jax.devices()[:1])
   with jax.enable_x64(True):
-    yield
+    config = conftest.make_config("float64")
+    config.folds = (0, 1)
+    study = conftest.make_study(config, SOME, tmp_path_factory.mktemp("grid"))
+    teachers = loop.run_stage(study, stages.teacher_stage(study))
+    trained = loop.run_stage(study, stages.student_stage(study), teachers)
+    patch.undo()
+    yield Grid(study, teachers, named(study, trained))
 
 
-def test_bits(make_study, monkeypatch, tmp_path):
-  grid = train(make_study(workdir=tmp_path / "all"), 1, monkeypatch)
-  for name in SOME:
-    alone = train(
-      make_study(arms=(name,), workdir=tmp_path / name), 1, monkeypatch
-    )
-    worst = jax.tree.map(
-      lambda x, y: np.max(np.abs(x - y)), grid[name], alone[name]
-    )
-    print(name, max(jax.tree.leaves(worst)))
+@dataclasses.dataclass
+class Grid:
+  study: studies.Study
+  teachers: dict
+  students: dict
+
+  def assert_equal_in(self, workdir, arms=SOME, folds=(0, 1), **engine):
+    """Trains `arms` in another layout and compares them with the grid's."""
+    config = self.study.config.copy_and_resolve_references().unlock()
+    config.folds = folds
+    config.engine.update(engine)
+    study = conftest.make_study(config, arms, workdir)
+    trained = loop.run_stage(study, stages.student_stage(study), self.teachers)
+    assert len(trained) == len(folds)
+    for trial, state in named(study, trained).items():
+      jax.tree.map(assert_close, state, self.students[trial])
+
+
+def assert_close(a, b):
+  # Two epochs of Adam in float64: rounding, magnified by its division by
+  # small second moments.
+  np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arms", [SOME[:1], SOME[-1:], SOME[2:0:-1]])
+def test_a_trial_in_the_grid_equals_the_trial_alone_or_in_another_grid(
+  grid, on_devices, tmp_path, arms
+):
+  grid.assert_equal_in(tmp_path, arms, folds=(1,))
+
+
+@pytest.mark.slow
+def test_plain_and_unrolled_lowering_agree(grid, on_devices, tmp_path):
+  grid.assert_equal_in(tmp_path, folds=(0,), lowering="plain")
+
+
+@pytest.mark.slow
+def test_four_devices_share_trials_and_change_nothing(
+  grid, on_devices, tmp_path
+):
+  on_devices(4)
+  layout = parallel.make_layout(len(SOME), 2, 4)
+  assert len(layout.devices) == 4
+  assert not layout.split_batch
+  grid.assert_equal_in(tmp_path)
+
+
+@pytest.mark.slow
+def test_four_devices_split_the_batch_of_one_trial_and_change_nothing(
+  grid, on_devices, tmp_path
+):
+  on_devices(4)
+  assert parallel.make_layout(1, 1, 4).split_batch
+  grid.assert_equal_in(tmp_path, SOME[-1:], folds=(0,))
+
+
+@pytest.mark.slow
+def test_an_epoch_as_one_program_changes_nothing(
+  grid, on_devices, tmp_path, monkeypatch
+):
+  make_layout = parallel.make_layout
+  monkeypatch.setattr(
+    parallel,
+    "make_layout",
+    lambda *a, **k: dataclasses.replace(make_layout(*a, **k), scan=True),
+  )
+  grid.assert_equal_in(tmp_path, SOME[:2], folds=(0,))
+
+
+@pytest.mark.slow
+def test_two_blocks_at_once_change_nothing(grid, on_devices, tmp_path):
+  grid.assert_equal_in(tmp_path, SOME[:2], blocks_at_once=2)
+
+
+@pytest.mark.slow
+def test_every_axis_matters_and_every_stage_compiles_once(
+  on_devices, tmp_path, monkeypatch
+):
+  config = conftest.make_config()
+  config.folds = (0, 1)  # Two waves of one block each.
+  study = conftest.make_study(config, ("L_KLD",), tmp_path)
+  (base,) = study.arms
+  arms = [base]
+  for name, value in {
+    "alpha": 0.9,
+    "temperature": 4.0,
+    "learning_rate": 0.02,
+    "weight_decay": 0.5,
+    "view": "weak",
+  }.items():
+    arms.append(dataclasses.replace(base, name=name, **{name: value}))
+  for field, value in {
+    "pathway": ("H", "KLD", ("encoder2", "encoder3")),
+    "regressor": ("HReg", "KLD", ("encoder2", "encoder3")),
+    "pair": ("H", "KLD", ("encoder1", "encoder3")),
+    "loss": ("L", "MSE", ()),
+  }.items():
+    objective = type(base.objective)(*value)
+    arms.append(dataclasses.replace(base, name=field, objective=objective))
+  study = dataclasses.replace(study, arms=tuple(arms))
+
+  traces = []
+  step = steps.train_step
+
+  def traced(*args, **kwargs):
+    traces.append(1)
+    return step(*args, **kwargs)
+
+  monkeypatch.setattr(steps, "train_step", traced)
+  trained = students(study)
+  assert len(traces) == 2  # The teachers' program and the students'.
+  kernel = lambda name: trained[name, study.blocks[0]]["params"]["encoder1"][
+    "conv1"
+  ]["kernel"]
+  names = [arm.name for arm in arms]
+  for i, first in enumerate(names):
+    for second in names[i + 1 :]:
+      assert not np.allclose(kernel(first), kernel(second), rtol=1e-5), (
+        first,
+        second,
+      )
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_an_undisturbed_one(
+  on_devices, tmp_path, monkeypatch
+):
+  config = conftest.make_config()
+  config.engine.checkpoint_minutes = 0.0  # After every epoch.
+  config.student_training.update(max_epochs=4, patience=1)  # Some stop early.
+  whole = students(conftest.make_study(config, SOME, tmp_path / "whole"))
+
+  class Killed(Exception):
+    pass
+
+  save = checkpoint.Checkpoint.save
+
+  def killed_after_two_epochs(self, progress):
+    save(self, progress)
+    students_stage = bool(progress.states["params"]["regressors"])
+    if students_stage and progress.epoch == 2:
+      raise Killed
+
+  monkeypatch.setattr(checkpoint.Checkpoint, "save", killed_after_two_epochs)
+  with pytest.raises(Killed):
+    students(conftest.make_study(config, SOME, tmp_path / "resumed"))
+  monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
+  resumed = students(conftest.make_study(config, SOME, tmp_path / "resumed"))
+  for trial, state in whole.items():
+    jax.tree.map(np.testing.assert_array_equal, state, resumed[trial])
+  read = lambda name: (tmp_path / name / "history.csv").read_text()
+  assert read("whole") == read("resumed")
+
+
+@pytest.mark.slow
+def test_a_trial_that_diverges_leaves_the_others_alone(on_devices, tmp_path):
+  study = conftest.make_study(conftest.make_config(), SOME, tmp_path / "calm")
+  calm = students(study)
+  wild = list(study.arms)
+  wild[1] = dataclasses.replace(wild[1], alpha=float("nan"))
+  study = dataclasses.replace(
+    study, arms=tuple(wild), workdir=tmp_path / "wild"
+  )
+  beside = students(study)
+  for arm in (study.arms[0], *study.arms[2:]):
+    trial = (arm.name, study.blocks[0])
+    jax.tree.map(np.testing.assert_array_equal, calm[trial], beside[trial])
+  diverged = beside[wild[1].name, study.blocks[0]]
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(diverged))

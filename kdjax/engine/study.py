@@ -241,6 +241,10 @@ def _check_models(study):
       raise UserError(
         f"{role}.num_classes={model.num_classes}: lesion and background are 2."
       )
+    if model.in_channels not in (1, 3):
+      raise UserError(
+        f"{role}.in_channels={model.in_channels}: images have 1 or 3 channels."
+      )
     if config.data.image_size % model.stride:
       raise UserError(
         f"data.image_size={config.data.image_size} is not a multiple of "
