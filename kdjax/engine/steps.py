@@ -16,6 +16,7 @@ import optax
 from kdjax.distill import losses
 from kdjax.distill import pathways
 from kdjax.distill import taps
+from kdjax.distill import trials
 from kdjax.models import pretrained
 
 
@@ -51,21 +52,6 @@ def make_optimizer(learning_rate, weight_decay):
 def regressor_name(pair):
   """Key of the regressor of `pair` among the parameters."""
   return "-".join(tap.replace("/", ".") for tap in pair)
-
-
-def make_regressors(objectives, teacher_widths, make):
-  """The regressors that `objectives` need, a dict from pair to module.
-
-  Args:
-    objectives: of the grid.
-    teacher_widths: channels by teacher's tap.
-    make: from a width to a linen module.
-  """
-  return {
-    objective.pair: make(teacher_widths[objective.pair[1]])
-    for objective in objectives
-    if objective.pathway == "HReg"
-  }
 
 
 def init_state(key, weights, *, images, student, regressors):
@@ -115,7 +101,7 @@ def supervised_loss(logits, mask):
   return jnp.mean(entropy, axis=(1, 2))
 
 
-def distillation_loss(trial, student, teachers, regress, objectives):
+def distillation_loss(trial, student, teachers, mask, regress, objectives):
   """The trial's objective under the trial's view, averaged to a scalar.
 
   Under `vmap` a switch computes every branch and keeps one; branches are
@@ -126,6 +112,7 @@ def distillation_loss(trial, student, teachers, regress, objectives):
     trial: scalars.
     student: `(logits, features)` of the strong view.
     teachers: the same of the teacher, one for every view that the grid uses.
+    mask: `[B, H, W]`, of the strong view.
     regress: from a pair and a student's map to a map of the teacher's width.
     objectives: branches 1, 2, ... of the switch.
   """
@@ -134,24 +121,36 @@ def distillation_loss(trial, student, teachers, regress, objectives):
     pathway = pathways.PATHWAYS[objective.pathway]
     loss = losses.LOSSES[objective.loss]
 
-    def pick(outputs, side):
-      logits, features = outputs
-      return features[objective.pair[side]] if objective.pair else logits
-
-    def value():
+    def term(student_map, teacher_maps, pair):
       # Only the choice of the view depends on the trial, so that what is done
       # to a teacher's map is done once for all trials.
       compared = [
         pathway(
-          pick(student, 0),
-          pick(teacher, 1),
-          lambda x: regress(objective.pair, x),
+          student_map,
+          jax.lax.stop_gradient(teacher_map),
+          lambda x: regress(pair, x),
+          loss.relational,
         )
-        for teacher in teachers
+        for teacher_map in teacher_maps
       ]
-      targets = [jax.lax.stop_gradient(target) for _, target in compared]
-      target = jax.lax.select_n(trial.view, *targets)
-      return jnp.mean(loss(compared[0][0], target, trial.temperature))
+      target = jax.lax.select_n(trial.view, *(x for _, x in compared))
+      classes = pathways.memberships(mask, target, student[0].shape[-1])
+      return jnp.mean(
+        loss.function(compared[0][0], target, trial.temperature, classes)
+      )
+
+    def value():
+      if not objective.pairs:
+        return term(student[0], [logits for logits, _ in teachers], None)
+      return sum(
+        weight
+        * term(
+          student[1][ours],
+          [features[theirs] for _, features in teachers],
+          (ours, theirs),
+        )
+        for ours, theirs, weight in objective.pairs
+      )
 
     return value
 
@@ -189,7 +188,7 @@ def train_step(
   Returns:
     The new `TrialState`; the old one where the trial is no longer live.
   """
-  student_taps = tuple(dict.fromkeys(x.pair[0] for x in objectives if x.pair))
+  student_taps = trials.taps(objectives, 0)
 
   def total_loss(params):
     variables = {
@@ -207,7 +206,7 @@ def train_step(
     sup = jnp.mean(supervised_loss(logits, batch["mask"]))
     distill = (
       distillation_loss(
-        trial, (logits, features), teachers, regress, objectives
+        trial, (logits, features), teachers, batch["mask"], regress, objectives
       )
       if objectives
       else jnp.zeros_like(sup)

@@ -15,6 +15,7 @@ from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.data import views
 from kdjax.distill import pathways
+from kdjax.distill import sense
 from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import convolution
@@ -85,9 +86,12 @@ class Study:
 
   def make_regressors(self):
     """The regressors that the grid's objectives need, by pair of taps."""
-    pairs = {
-      x.pair: None for x in trials.objectives(self.arms) if x.pathway == "HReg"
-    }
+    pairs = dict.fromkeys(
+      pair[:2]
+      for x in trials.objectives(self.arms)
+      if x.pathway == "HReg"
+      for pair in x.pairs
+    )
     teacher = self.make_model("teacher")
     wanted = tuple({pair[1] for pair in pairs})
     widths = {
@@ -256,10 +260,7 @@ def _check_models(study):
       raise UserError(f"{role}: {error}") from error
     study.load_weights(role)
     side = ("student", "teacher").index(role)
-    for objective in trials.objectives(study.arms):
-      if not objective.pair:
-        continue
-      tap = objective.pair[side]
+    for tap in trials.taps(trials.objectives(study.arms), side):
       try:
         _features(model, study.blank(role), (tap,))
       except ValueError as error:
@@ -267,6 +268,32 @@ def _check_models(study):
           f"grid.pair: the {role} has no level {tap!r}; it has "
           f"{', '.join(taps.levels(variables))}."
         ) from error
+  _check_objectives(study)
+
+
+def _check_objectives(study):
+  """Refuses what would train and distil nothing."""
+  objectives = trials.objectives(study.arms)
+  side = study.config.data.image_size
+  shapes = []
+  for i, role in enumerate(("student", "teacher")):
+    model = study.make_model(role)
+    features = _features(model, study.blank(role), trials.taps(objectives, i))
+    shapes.append({tap: x.shape[1:] for tap, x in features.items()})
+    shapes[i][None] = (side, side, model.num_classes)
+  for objective in objectives:
+    for ours, theirs, _ in objective.pairs or ((None, None, 1.0),):
+      if reason := sense.objection(
+        objective,
+        shapes[0][ours],
+        shapes[1][theirs],
+        study.config.student_training.batch_size,
+      ):
+        at = f" at {ours}-{theirs}" if ours else ""
+        raise UserError(
+          f"grid: {objective.pathway}_{objective.loss}{at} would distil "
+          f"nothing: {reason}."
+        )
 
 
 def _blank(model, config):
