@@ -77,7 +77,11 @@ def init_state(key, images, *, student, regressors):
   """
   variables = student.init(key, images)
   params = {"student": variables["params"], "regressors": {}}
-  batch_stats = variables.get("batch_stats", {})
+  # Flax starts statistics in float32 whatever the rest; a step would not.
+  dtype = jnp.result_type(*jax.tree.leaves(variables["params"]))
+  batch_stats = jax.tree.map(
+    lambda x: x.astype(dtype), variables.get("batch_stats", {})
+  )
   if regressors:
     student_taps = tuple({pair[0] for pair in regressors})
     features = jax.eval_shape(
@@ -90,7 +94,7 @@ def init_state(key, images, *, student, regressors):
       params["regressors"][regressor_name(pair)] = regressor.init(
         jax.random.fold_in(key, i), blank
       )["params"]
-  number = jnp.result_type(float)
+  number = _number()
   return TrialState(
     params=params,
     batch_stats=batch_stats,
@@ -147,11 +151,12 @@ def distillation_loss(trial, student, teachers, regress, objectives):
       ]
       targets = [jax.lax.stop_gradient(target) for _, target in compared]
       target = jax.lax.select_n(trial.view, *targets)
-      return jnp.mean(loss(compared[0][0], target, trial.temperature))
+      each = loss(compared[0][0], target, trial.temperature)  # [B]
+      return jnp.mean(each).astype(_number())
 
     return value
 
-  nothing = lambda: jnp.zeros((), jnp.result_type(float))
+  nothing = lambda: jnp.zeros((), _number())
   return jax.lax.switch(
     trial.objective, [nothing, *(branch(x) for x in objectives)]
   )
@@ -261,6 +266,11 @@ def finish_epoch(state, epoch, validation_loss, *, max_epochs, patience):
     live=state.live & (stale < patience) & (epoch < max_epochs),
     sums=jax.tree.map(jnp.zeros_like, state.sums),
   )
+
+
+def _number():
+  """The type of losses: that of Python's float, as JAX is set."""
+  return jnp.result_type(float)
 
 
 def _where(condition, chosen, otherwise):
