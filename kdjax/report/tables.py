@@ -82,48 +82,6 @@ def write(workdir, parameters, references, published=False):
   return text
 
 
-def read(workdir):
-  """Reads and checks per_case.csv: a frame, one row per model, trial and case.
-
-  `dice` and `iou` are in [0, 1], NaN where `empty_truth`, as in
-  `evaluate.metrics`.
-
-  Raises:
-    UserError: the file is missing or damaged.
-  """
-  path = epath.Path(workdir) / "per_case.csv"
-  if not path.exists():
-    raise errors.UserError(
-      f"{path}: no such file; `kdjax train` writes it when all trials are done."
-    )
-  try:
-    # A case may be called "007" or "NA", so words stay words.
-    frame = pd.read_csv(
-      io.BytesIO(path.read_bytes()),
-      dtype=dict.fromkeys(_TEXT, str) | dict.fromkeys(_LIMITS, float),
-      keep_default_na=False,
-      na_values=dict.fromkeys(_LIMITS, ["", "nan", "NaN"]),
-    )
-    damage = _damage(frame)
-  except (OSError, ValueError) as error:
-    damage = str(error).strip().splitlines()[0]
-  if damage:
-    raise errors.UserError(
-      f"{path}: damaged ({damage}); delete it and run `kdjax train` again in "
-      "this workdir to evaluate anew."
-    )
-  return frame
-
-
-def units(per_case, metric="dice"):
-  """Mean over seeds of `metric`: a frame, a row per unit, a column per model.
-
-  NaN where the model was not tested or the metric is undefined.
-  """
-  means = per_case.groupby(["fold", "case", "model"])[metric].mean()
-  return means.unstack("model")
-
-
 def summarize(per_case, parameters, references):
   """The table as a frame of `COLUMNS`: Teacher, Students, arms as they come."""
   scores = units(per_case)
@@ -279,34 +237,6 @@ def _tally(rows):
 
 def _many(count, word):
   return f"{count} {word}" + ("" if count == 1 else "s")
-
-
-def _damage(frame):
-  """What is wrong with a per-case frame, in a few words; empty if nothing."""
-  columns = (*_TEXT, *_COUNTS, *_LIMITS)
-  if missing := [name for name in columns if name not in frame]:
-    return f"no column {', '.join(missing)}"
-  if frame.empty:
-    return "no rows"
-  if not isinstance(frame.index, pd.RangeIndex):
-    return "rows are longer than the header"
-  bad = {name: frame[name].isna() for name in _TEXT}
-  for name in _COUNTS:
-    count = pd.to_numeric(frame[name], errors="coerce")
-    bad[name] = count.isna() | (count % 1 != 0)
-  for name in ("empty_truth", "empty_prediction"):
-    bad[name] |= ~frame[name].isin((0, 1))
-  # A number that is lost must not pass for one that is undefined.
-  lesion = frame["empty_truth"] == 0
-  for name, limit in _LIMITS.items():
-    bad[name] = lesion & ~frame[name].between(0, limit)
-  for name in ("dice", "iou"):
-    bad[name] |= ~lesion & frame[name].notna()
-  for name, rows in bad.items():
-    if rows.any():
-      return f"line {rows.idxmax() + 2}, {name}"
-  twice = frame.duplicated(["model", "fold", "seed", "case"])
-  return f"line {twice.idxmax() + 2} is there twice" if twice.any() else ""
 
 
 def _cells(table):
