@@ -1,4 +1,5 @@
-"""Writes per_case.csv: what every model said of every test case."""
+"""Writes per_case.csv and predictions.npz: what every model said of every case.
+"""
 
 import csv
 import io
@@ -6,6 +7,7 @@ import io
 from kdjax import files
 from kdjax.engine import loop
 from kdjax.evaluate import metrics
+from kdjax.evaluate import predictions
 
 COLUMNS = (
   "model",
@@ -19,29 +21,34 @@ COLUMNS = (
   "assd",
   "empty_truth",
   "empty_prediction",
+  "precision",
+  "recall",
 )
 
 
 def write(study, teachers, students):
-  """Predicts the test cases of every block and writes per_case.csv.
+  """Predicts the test cases of every block and writes both files.
 
   Args:
     study: `Study`.
     teachers: best states by block, as `loop.train` returns them.
     students: the same.
   """
-  rows = []
+  rows, margins = [], []
   for stage, best in (
     (loop.teacher_stage(study), teachers),
     (loop.student_stage(study), students),
   ):
-    for block, margins in loop.predict(study, stage, best):
-      for arm, of_arm in zip(stage.arms, margins, strict=True):
+    for block, of_block in loop.predict(study, stage, best):
+      for arm, of_arm in zip(stage.arms, of_block, strict=True):
         rows += _rows(study, block, arm.name, of_arm)
+        margins += list(of_arm > 0)
+  predictions.write(study.workdir, study.dataset, rows, margins)
   text = io.StringIO()
   writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
   writer.writeheader()
   writer.writerows(rows)
+  # Last, since it says that all is done.
   files.write_text(study.workdir / "per_case.csv", text.getvalue())
 
 
