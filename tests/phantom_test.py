@@ -4,7 +4,7 @@ from scipy import ndimage
 
 from kdjax.data import phantom
 
-CASES = range(60)
+CASES = range(40)
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,15 @@ def test_holdout_comes_as_near_as_whole_groups_allow():
     assert len(fold.test) == got
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_an_exact_holdout_is_found_among_groups_of_many_sizes(seed):
+  groups = tuple("aaa" + "bb" + "cc" + "ddd")
+  data = groups, ("x",) * len(groups)
+  wanted = config(kind="holdout", test_cases=4, seed=seed, val_fraction=0.5)
+  for fold in splits.make_folds(data, wanted):
+    assert len(fold.test) == 4
+
+
 def test_labels_are_spread_evenly():
   groups, _ = cases(300)
   labels = tuple("rare" if i < 60 else "common" for i in range(300))
@@ -125,6 +134,8 @@ def test_seed_and_fold_alone_decide(kind):
   assert all(map(same, first, again))
   assert not any(map(same, first, other))
   assert not same(first[0], first[1])
+  tests = [tuple(fold.test) for fold in (first[0], first[1], other[0])]
+  assert len(set(tests)) == 3
 
 
 def test_a_holdout_does_not_change_when_more_are_asked_for():
@@ -159,8 +170,8 @@ def test_a_leak_is_refused_by_the_name_of_its_group():
     (dict(num_folds=1), "num_folds"),
     (dict(num_folds=11), "10 groups"),
     (dict(kind="holdout", num_folds=0), "num_folds"),
-    (dict(kind="holdout", test_cases=0), "test_cases"),
-    (dict(kind="holdout", test_cases=19), "test_cases"),
+    (dict(kind="holdout", test_cases=0), "splits.test_cases=0 of"),
+    (dict(kind="holdout", test_cases=19), "splits.test_cases=19 of"),
     (dict(val_fraction=0.0), "val_fraction"),
     (dict(val_fraction=1.0), "val_fraction"),
     (dict(val_fraction=0.01), "no val cases"),
@@ -177,3 +188,9 @@ def test_an_impossible_field_is_named(changes, said):
 def test_two_groups_cannot_be_split_in_three():
   with pytest.raises(UserError, match="2 groups"):
     splits.make_folds(cases(2, size=9), config(num_folds=2))
+
+
+def test_a_draw_that_parts_a_group_is_caught(monkeypatch):
+  monkeypatch.setattr(splits, "_draw", lambda indices, *_: indices[:3])
+  with pytest.raises(UserError, match="fold 0: group g001 is in"):
+    splits.make_folds(cases(10, size=2), config(kind="holdout"))

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 # What a tissue is made of: echogenicity [dB re gland], attenuation
 # [dB / cm / MHz] and impedance [MRayl]. The last two after Duck, Physical
-# Properties of Tissue (1990); echogenicity is set by eye.
+# Properties of Tissue (1990), rounded; echogenicity is set by eye.
 TISSUES = {
   "skin": (2, 1.5, 1.68),
   "fat": (-10, 0.5, 1.40),

@@ -90,11 +90,6 @@ def _check_fields(splits, groups):
     )
   if not 0 <= splits.seed < 2**32:
     raise UserError(f"splits.seed={splits.seed} must be from 0 to 2**32 - 1")
-  if num_groups < 3:
-    raise UserError(
-      f"splits: {num_groups} groups cannot fill train, val and test; "
-      "add cases or divide the groups"
-    )
   if splits.kind == "kfold" and num_groups < splits.num_folds:
     raise UserError(
       f"splits.num_folds={splits.num_folds} but there are only {num_groups} "

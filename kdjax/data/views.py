@@ -66,7 +66,8 @@ def normalise(image, channels):
   mean, std = jnp.array(_MEAN), jnp.array(_STD)
   if channels == 1:
     mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
-  return (image[..., None] - mean) / std
+  shape = (1,) * image.ndim + (channels,)
+  return (image[..., None] - mean.reshape(shape)) / std.reshape(shape)
 
 
 def render(key, image, mask, settings):

@@ -1,0 +1,83 @@
+"""Four CPU devices, strict shapes, quick compilation."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import paper
+from kdjax.data import pipeline
+from kdjax.data import splits
+from kdjax.engine import study as studies
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Several times quicker to compile; what is tested is not speed.
+jax.config.update("jax_disable_most_optimizations", True)
+
+
+def make_dataset(cases=12, side=16):
+  """Bright discs on noise: learnable, and in memory at once."""
+  rng = np.random.default_rng(0)
+  line = np.arange(side)
+  centres = rng.uniform(side * 0.3, side * 0.7, (cases, 2))
+  far = (line[None, :, None] - centres[:, 0, None, None]) ** 2
+  far = far + (line[None, None, :] - centres[:, 1, None, None]) ** 2
+  masks = (far < (side * 0.25) ** 2).astype(np.uint8)
+  images = rng.integers(0, 100, masks.shape) + 120 * masks
+  names = tuple(f"case{i:02d}" for i in range(cases))
+  return pipeline.Dataset(
+    name="discs",
+    version="1",
+    fingerprint="0",
+    cases=names,
+    groups=names,
+    labels=("disc",) * cases,
+    images=images.astype(np.uint8),
+    masks=masks,
+    full_masks=tuple(mask > 0 for mask in masks),
+    notes=(),
+  )
+
+
+def make_config(dtype="float32"):
+  """The paper's arms with the smallest networks that have all parts."""
+  config = paper.get_config("tiny")
+  config.data.image_size = 16
+  config.splits.update(num_folds=2, test_cases=3)
+  config.teacher.update(widths=(4, 6, 6), decoder_widths=(4, 4))
+  config.student.update(widths=(3, 5), decoder_widths=(3,))
+  config.grid.pair = (("encoder2", "encoder3"),)
+  config.grid.learning_rate = (1e-2,)
+  config.engine.dtype = dtype
+  return config
+
+
+@pytest.fixture
+def make_study(tmp_path):
+  """Makes a study of discs; `arms` picks arms of the grid by name."""
+
+  def make(config=None, arms=None, workdir=None):
+    config = config or make_config()
+    dataset = make_dataset()
+    folds = splits.make_folds(dataset, config.splits)
+    blocks = tuple(
+      studies.Block(fold, seed)
+      for seed in config.seeds
+      for fold in config.folds
+    )
+    every = {arm.name: arm for arm in studies.trials.make_arms(config.grid)}
+    return studies.Study(
+      config.lock(),
+      workdir or tmp_path,
+      dataset,
+      folds,
+      blocks,
+      tuple(every[name] for name in arms) if arms else tuple(every.values()),
+    )
+
+  return make
