@@ -148,13 +148,13 @@ def _report(options):
 def _tables(config, workdir):
   from kdjax.distill import trials
   from kdjax.engine import study as studies
-  from kdjax.report import tables
+  from kdjax.report import build
 
-  return tables.write(
+  return build.write(
     workdir,
+    config,
+    trials.make_arms(config.grid),
     studies.parameters(config),
-    {arm.name: arm.reference for arm in trials.make_arms(config.grid)},
-    published=config.published,
   )
 
 

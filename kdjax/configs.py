@@ -74,6 +74,9 @@ FIELDS = {
     "blocks_at_once": "blocks that train together on one device",
     "checkpoint_minutes": "between two checkpoints of a stage",
   },
+  "report": {
+    "equivalence_margin": "Dice points within which two models are equals",
+  },
   "published": "set the paper's numbers beside ours",
 }
 

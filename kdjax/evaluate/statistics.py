@@ -89,13 +89,12 @@ def equivalence(first, second, margin):
 
   Small means: the mean difference lies within `margin` on either side of 0
   (Schuirmann, https://doi.org/10.1007/BF01068419). `margin` has the values' own
-  unit.
+  unit. NaN for a constant difference, such as that of two networks that never
+  predict anything: no spread, no test.
   """
   difference = differences(first, second)
-  if len(difference) < 2:
+  if len(difference) < 2 or np.ptp(difference) == 0:
     return float("nan")
-  if np.ptp(difference) == 0:
-    return 0.0 if abs(difference[0]) < margin else 1.0
   zeros = np.zeros_like(difference)
   return float(weightstats.ttost_paired(difference, zeros, -margin, margin)[0])
 

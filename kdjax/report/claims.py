@@ -143,8 +143,8 @@ def _survivors(results):
   kept = results.winners()
   text = (
     f"Of {words.many(len(results.arm_rows()), 'arm')}, {len(ahead)} are above "
-    f"Student at p < 0.05 before correction and {len(kept)} after it"
-    + (f": {words.listed(kept)}." if kept else ".")
+    f"Student at p < 0.05 before correction and {len(kept)} are shown to be "
+    "after it" + (f": {words.some(kept)}." if kept else ".")
   )
   if all(x == verdicts.SUPPORTED for x in signs):
     return verdicts.SUPPORTED, text
@@ -165,7 +165,7 @@ def _answer_lift(results):
   }[verdicts.better(row, results.margin, "group_p")]
   kept, tested = results.winners(), results.arm_rows()
   best = max(tested, key=lambda x: x["difference"])
-  which = f" ({words.listed(kept)})" if 0 < len(kept) < min(len(tested), 5) else ""
+  which = f" ({words.some(kept)})" if 0 < len(kept) < len(tested) else ""
   return (
     f"{said}: {_said(row)} on average over "
     f"{words.many(len(results.distilled), 'arm')}, and {len(kept)} of "
@@ -199,9 +199,9 @@ def _answer_axes(results):
     else:
       worst = max(x["detectable"] for x in found)
       limit = "" if pd.isna(worst) else (
-        f", which could have shown {100 * worst:.1f} points"
+        f" (a difference of {100 * worst:.1f} points would have shown)"
       )
-      parts.append(f"of the {_axis(factor)} these data decide nothing{limit}")
+      parts.append(f"the {_axis(factor)} is left undecided{limit}")
   text = "; ".join(parts)
   return f"Of the grid's axes: {text}."
 
@@ -213,25 +213,25 @@ def _answer_teacher(results):
   said = ""
   if gap is not None:
     turned = _turned({**gap, "level": "", "against": ""}, "x")
-    said = f"Teacher is {words.difference(turned)} points from Student"
+    said = f"Teacher against Student: {words.difference(turned)} points"
     if verdicts.shown(gap) >= 0:
-      said += ", so it had little to teach"
+      said += ", so it may have had nothing to teach"
     said += "; "
   arms = results.teacher_rows()
   if not arms:
     return f"{said}no arm was compared with it.".capitalize()
-  equal = [x["model"] for x in arms if verdicts.equal(x, results.margin)]
+  equal = results.equals()
   above = [x["model"] for x in arms if verdicts.shown(x) > 0]
   margin = f"{100 * results.margin:g} points"
   if equal:
     text = (
-      f"{len(equal)} of {len(arms)} arms are equivalent to Teacher within "
-      f"{margin} ({words.listed(equal[:4])}{' and more' * (len(equal) > 4)})"
+      f"{len(equal)} of {len(arms)} arms are equivalent to it within {margin}, "
+      f"Holm-corrected ({words.some(equal)})"
     )
   else:
-    text = f"no arm is shown to be equivalent to Teacher within {margin}"
+    text = f"no arm is shown to be equivalent to it within {margin}"
   if above:
-    text += f", and {words.listed(above[:4])} surpass it"
+    text += f"; above it: {words.some(above)}"
   return (said + text)[0].upper() + (said + text)[1:] + "."
 
 

@@ -31,6 +31,7 @@ CONTRASTS = (
   "against",
   "arms",
   "cases",
+  "groups",
   "difference",
   "ci_low",
   "ci_high",
@@ -90,13 +91,11 @@ def contrasts(per_case, levels, margin=0.02, ratio=None):
       matched = _matched(levels, factor, first, second)
       if not matched:
         continue
-      # [pairs of cells, U], then the mean of the pairs.
       sides = [
-        np.mean([scores[list(x[side])].mean(axis=1, skipna=False)
-                 for x in matched], axis=0)
+        sum(scores[cell[side]].mean(axis=1, skipna=False) for cell in matched)
+        / len(matched)
         for side in (0, 1)
       ]
-      series = [pd.Series(x, scores.index) for x in sides]
       found.append(
         {
           "factor": factor,
@@ -104,7 +103,7 @@ def contrasts(per_case, levels, margin=0.02, ratio=None):
           "against": second,
           "arms": sum(len(a) + len(b) for a, b in matched),
         }
-        | comparisons.compare(*series, groups, margin, ratio=ratio)
+        | comparisons.compare(*sides, groups, margin, ratio=ratio)
       )
   frame = pd.DataFrame(found, columns=CONTRASTS)
   frame["holm_p"] = statistics.holm(frame["group_p"])
@@ -115,16 +114,11 @@ def _matched(levels, factor, first, second):
   """Arms of two levels, side by side: a list of (arms, arms)."""
   either = levels[levels[factor].isin((first, second))]
   others = [x for x in levels if x != factor and (either[x] != "").all()]
-  key = either[others].agg("|".join, axis=1) if others else ""
-  sides = [
-    either.index[either[factor] == x].to_series().groupby(
-      key[either[factor] == x] if others else np.zeros((either[factor] == x).sum())
-    ).agg(tuple)
-    for x in (first, second)
-  ]
-  return [
-    (sides[0][x], sides[1][x]) for x in sides[0].index if x in sides[1].index
-  ]
+  cells = {}  # The other factors' values to the arms on either side.
+  for arm, row in either.iterrows():
+    sides = cells.setdefault(tuple(row[others]), ([], []))
+    sides[row[factor] == second].append(arm)
+  return [sides for sides in cells.values() if all(sides)]
 
 
 def mixed_model(per_case, levels):

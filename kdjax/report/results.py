@@ -8,10 +8,12 @@ from etils import epath
 import ml_collections
 import pandas as pd
 
+from kdjax.evaluate import statistics
 from kdjax.report import claims
 from kdjax.report import comparisons
 from kdjax.report import factors
 from kdjax.report import rows
+from kdjax.report import verdicts
 
 EFFICIENCY = (
   "parameters",
@@ -137,9 +139,18 @@ class Results:
 
   def winners(self):
     """Arms shown to be better than their Student after Holm's correction."""
-    from kdjax.report import verdicts
-
     return [x["model"] for x in self.arm_rows() if verdicts.shown(x) > 0]
+
+
+  def equals(self):
+    """Arms shown to be equivalent to Teacher, Holm-corrected over the arms."""
+    found = self.teacher_rows()
+    corrected = statistics.holm([x["group_equivalent_p"] for x in found])
+    return [
+      row["model"]
+      for row, p in zip(found, corrected, strict=True)
+      if verdicts.equal({**row, "group_equivalent_p": p}, self.margin)
+    ]
 
 
 def compute(workdir, config, arms, parameters=None):

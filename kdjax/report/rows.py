@@ -98,12 +98,14 @@ def without(per_case, trials):
 
 
 def holdout_ratio(workdir, config):
-  """Test over training cases of the repeated hold-outs; None for k folds.
+  """Test over training cases of repeated hold-outs; None for k folds or one.
 
   Validation counts as training: it chose the epoch.
   """
   path = epath.Path(workdir) / "data.json"
-  if config.splits.kind != "holdout" or not path.exists():
+  if config.splits.kind != "holdout" or len(config.folds) < 2:
+    return None
+  if not path.exists():
     return None
   folds = json.loads(path.read_text())["folds"]
   sizes = [

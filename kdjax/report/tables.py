@@ -7,6 +7,7 @@ from kdjax.evaluate import intervals
 from kdjax.report import published as paper
 from kdjax.report import results as computed
 from kdjax.report import rows
+from kdjax.report import verdicts
 from kdjax.report import words
 
 STATISTICS = (
@@ -338,6 +339,14 @@ def notes(results):
       "The folds are repeated hold-outs: a difference is taken as shown only "
       "if the interval over folds with Nadeau and Bengio's corrected variance "
       "leaves out 0 too (comparisons.csv, corrected_low and corrected_high)."
+    )
+  elif per_case["fold"].nunique() == 1:
+    found.append(
+      "One split was run: nothing is known of networks trained on another."
+    )
+  if len(set(count)) < verdicts.FEWEST:
+    found.append(
+      f"Fewer than {verdicts.FEWEST} independent cases: no verdict is given."
     )
   found += _note_power(results)
   found += _note_empty(per_case)

@@ -2,7 +2,8 @@
 
 A difference is shown when its corrected p is below 0.05 and its interval,
 for repeated hold-outs also the interval over them, leaves out 0. Equality is
-shown when an equivalence test says so, never by a large p.
+shown when an equivalence test says so, never by a large p. Fewer than `FEWEST`
+independent cases show nothing: means of so few are not to be trusted.
 """
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 SUPPORTED = "supported"
 NOT_SUPPORTED = "not supported"
 UNDECIDED = "not decidable here"
+FEWEST = 20
 
 
 def shown(row, p="group_holm_p"):
@@ -19,7 +21,7 @@ def shown(row, p="group_holm_p"):
     row: of `comparisons.make` or `factors.contrasts`.
     p: the column that decides, in [0, 1].
   """
-  if not row[p] < 0.05:
+  if row["groups"] < FEWEST or not row[p] < 0.05:
     return 0
   bounds = [(row["ci_low"], row["ci_high"])]
   if not pd.isna(row["corrected_low"]):
@@ -31,7 +33,7 @@ def shown(row, p="group_holm_p"):
 
 def equal(row, margin):
   """Whether the two are shown to lie within `margin` (in Dice)."""
-  if not row["group_equivalent_p"] < 0.05:
+  if row["groups"] < FEWEST or not row["group_equivalent_p"] < 0.05:
     return False
   low, high = row["corrected_low"], row["corrected_high"]
   return bool(pd.isna(low) or (-margin < low and high < margin))

@@ -9,7 +9,8 @@ def points(value, digits=1):
   """A signed difference in Dice points, from Dice in [-1, 1]."""
   if pd.isna(value):
     return "-"
-  return f"{100 * value:+.{digits}f}".replace("-", MINUS)
+  rounded = round(100 * value, digits) + 0.0  # No "-0.0".
+  return f"{rounded:+.{digits}f}".replace("-", MINUS)
 
 
 def difference(row, digits=1):
@@ -60,3 +61,10 @@ def listed(names):
   """Names in a sentence: "a", "a and b", "a, b and c"."""
   *most, last = names
   return f"{', '.join(most)} and {last}" if most else last
+
+
+def some(names, most=4):
+  """The first names, and how many more: "a, b and 2 more"."""
+  if len(names) <= most:
+    return listed(names)
+  return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
