@@ -1,5 +1,6 @@
 """Per-case data with known effects, and whole workdirs made of them."""
 
+import gc
 import json
 
 import ml_collections
@@ -8,6 +9,9 @@ import pandas as pd
 
 from kdjax.distill import trials
 from kdjax.engine import loop
+
+# statsmodels' Holm collects garbage at every call; JAX's objects are many.
+gc.freeze()
 
 GRID = {
   "pathway": ("L", "H", "HReg"),

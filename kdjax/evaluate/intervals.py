@@ -54,7 +54,7 @@ def of_mean(values, groups, level=0.95, resamples=RESAMPLES):
       method="BCa",
       confidence_level=level,
       n_resamples=resamples,
-      batch=500,
+      batch=2_000_000 // len(names) + 1,  # Bounds memory.
       rng=np.random.default_rng(0),
     )
   low, high = found.confidence_interval

@@ -44,7 +44,7 @@ _LATEX = str.maketrans(
   {character: "\\" + character for character in "&%$#_{}"}
   | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
   | {"^": r"\textasciicircum{}", "±": r"$\pm$", "<": "$<$", ">": "$>$"}
-  | {words.MINUS: "$-$"}
+  | {words.MINUS: "$-$", "–": "--"}
 )
 
 
@@ -217,8 +217,8 @@ def latex(results, table, notes):
     rf"\caption{{{escape(notes[0])}}}",
     r"\label{tab:kdjax}",
     r"\scriptsize",
-    r"\setlength{\tabcolsep}{3pt}",
-    rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+    r"\setlength{\tabcolsep}{2pt}",
+    rf"\begin{{tabular}}{{@{{}}l{'r' * (len(header) - 1)}@{{}}}}",
     r"\toprule",
     " & ".join(groups) + r" \\",
     "".join(rules),
@@ -243,7 +243,7 @@ def cells(results, table):
   header = ["model", "Dice", "95 % interval"]
   header += ["published"] if published else []
   header += ["difference vs Student", "p vs Student"]
-  header += ["difference vs Teacher", "p vs Teacher", "equivalent vs Teacher"]
+  header += ["difference vs Teacher", "p vs Teacher", "equal p vs Teacher"]
   header += ["parameters"]
   body = []
   for row in table.to_dict("records"):
@@ -296,7 +296,7 @@ def efficiency(results, table):
 def _interval(low, high):
   if pd.isna(low):
     return "-"
-  return f"{100 * low:.1f} to {100 * high:.1f}"
+  return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def _compared(row):
@@ -317,7 +317,7 @@ def notes(results):
     f"{folds}, {seeds}; a case's seeds are averaged first); differences in "
     "Dice points; intervals are 95 %, BCa bootstrap over groups of cases; p by "
     "Wilcoxon's signed-rank test on groups, Holm-corrected over the arms "
-    "of one reference, * p < 0.05, ** p < 0.01; equivalent: p of two one-sided "
+    "of one reference, * p < 0.05, ** p < 0.01; equal p: of two one-sided "
     f"t-tests with a margin of {100 * results.margin:g} points."
   ]
   known = results.scores.dropna(how="all").index
