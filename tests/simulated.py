@@ -2,6 +2,7 @@
 
 import gc
 import json
+import types
 
 import ml_collections
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 
 from kdjax.distill import trials
 from kdjax.engine import loop
+from kdjax.evaluate import predictions as stored
 
 # statsmodels' Holm collects garbage at every call; JAX's objects are many.
 gc.freeze()
@@ -160,3 +162,32 @@ def workdir(path, frame, settings=None, name="phantom"):
   record = {"name": name, "version": "1.0.0", "fingerprint": "0" * 64}
   (path / "data.json").write_text(json.dumps(record | {"folds": folds}))
   return settings
+
+
+def predictions(path, frame, side=48):
+  """Writes predictions.npz for a per-case frame: discs that miss by Dice."""
+  cases = sorted(set(frame["case"]))
+  rng = np.random.default_rng(0)
+  line = np.arange(side)
+  centres = rng.uniform(0.35, 0.65, (len(cases), 2)) * side
+  radii = rng.uniform(0.12, 0.25, len(cases)) * side
+
+  def disc(i, shift=0.0):
+    y, x = centres[i] + shift
+    return (line[:, None] - y) ** 2 + (line[None] - x) ** 2 < radii[i] ** 2
+
+  masks = np.stack([disc(i) for i in range(len(cases))])
+  noise = rng.integers(60, 200, masks.shape)
+  data = types.SimpleNamespace(
+    cases=tuple(cases),
+    images=(noise * np.where(masks, 0.4, 1.0)).astype(np.uint8),
+    masks=masks.astype(np.uint8),
+    full_masks=tuple(np.zeros((90, 120), bool) for _ in cases),
+  )
+  rows = frame[["model", "fold", "seed", "case"]].to_dict("records")
+  predicted = [
+    disc(cases.index(row["case"]), radii[cases.index(row["case"])] * (1 - dice))
+    for row, dice in zip(rows, frame["dice"], strict=True)
+  ]
+  stored.write(path, data, rows, predicted)
+  return data, rows, predicted
