@@ -16,7 +16,7 @@ def get_config(size="full"):
   """Returns the study; size "tiny" trains in seconds on a CPU."""
   config = paper.get_config()
   config.published = False
-  config.data.image_size = 64
+  config.data.image_size = 48
   config.teacher.update(
     widths=(16, 32, 64, 128, 256), decoder_widths=(128, 64, 32, 16)
   )
@@ -24,8 +24,8 @@ def get_config(size="full"):
   config.student.update(widths=(8, 8, 16, 16), decoder_widths=(8, 8, 8))
   config.student.in_channels = 1
   config.teacher_training.update(
-    batch_size=16, max_epochs=40, patience=10, learning_rate=1e-3
+    batch_size=8, max_epochs=30, patience=10, learning_rate=2e-3
   )
-  config.student_training.update(batch_size=16, max_epochs=40, patience=10)
-  config.grid.learning_rate = (2e-3,)
+  config.student_training.update(batch_size=8, max_epochs=30, patience=10)
+  config.grid.learning_rate = (5e-3,)
   return paper.shrink(config) if size == "tiny" else config

@@ -125,12 +125,21 @@ def _train(options):
   from kdjax.evaluate import cases
 
   config = configs.load(options.config, options.overrides)
+  _keep_compilations(config)
   study = studies.make_study(config, options.workdir)
   configs.claim(config, options.workdir)
   studies.claim_data(study)
   teachers, students = loop.train(study)
   cases.write(study, teachers, students)
   print(_tables(config, options.workdir))
+
+
+def _keep_compilations(config):
+  """The same programs of a later run, or after a resume, compile in no time."""
+  import jax
+
+  cache = pathlib.Path(config.data.cache_dir).expanduser() / "compilations"
+  jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def _report(options):

@@ -92,30 +92,30 @@ def load(source, overrides=()):
       value of the wrong type.
   """
   path, _, size = str(source).partition(":")
-  config = _module(pathlib.Path(path)).get_config(*([size] if size else []))
+  config = _run(pathlib.Path(path), size)
   check(config, path)
   for override in overrides:
     _set(config, *override)
   return config.lock()
 
 
-def _module(path):
+def _run(path, size):
   if not path.is_file():
     raise UserError(f"There is no config file {path}.")
-  # So that a config may say `from configs import paper`.
-  folder = str(path.resolve().parent.parent)
   spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
   module = importlib.util.module_from_spec(spec)
+  # So that a config may say `from configs import paper`.
+  folder = str(path.resolve().parent.parent)
   sys.path.insert(0, folder)
   try:
     spec.loader.exec_module(module)
-  except (SyntaxError, ImportError) as error:
-    raise UserError(f"{path} is not a config: {error}.") from error
+    return module.get_config(*([size] if size else []))
+  except (SyntaxError, ImportError, AttributeError, TypeError) as error:
+    raise UserError(
+      f"{path} is no config with a get_config(size): {error}."
+    ) from error
   finally:
     sys.path.remove(folder)
-  if not hasattr(module, "get_config"):
-    raise UserError(f"{path} has no get_config(size).")
-  return module
 
 
 def check(config, path, fields=FIELDS, prefix=""):
@@ -152,21 +152,30 @@ def _set(config, key, text):
       )
     if depth < len(parents):
       config = config[parent]
-  try:
-    value = ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    value = text
   old = config[name]
-  if isinstance(old, tuple) and not isinstance(value, (tuple, list)):
-    value = (value,)
-  if isinstance(old, str):
-    value = text
+  if isinstance(old, ml_collections.ConfigDict):
+    raise UserError(
+      f"--config.{key}={text}: it is a group of {', '.join(old)}; set one."
+    )
   try:
-    config[name] = type(old)(value) if isinstance(old, tuple) else value
+    config[name] = _value(old, text)
   except TypeError as error:
     raise UserError(
       f"--config.{key}={text}: it takes {type(old).__name__}, such as {old!r}."
     ) from error
+
+
+def _value(old, text):
+  """What `text` means for a field whose value is `old`."""
+  if isinstance(old, str):
+    return text
+  try:
+    value = ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    value = text.split(",") if isinstance(old, tuple) else text
+  if isinstance(old, tuple):
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+  return value
 
 
 def claim(config, workdir):

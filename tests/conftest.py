@@ -6,7 +6,6 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 

@@ -32,10 +32,12 @@ def sample_geometry(key, settings):
   kept = 1.0 - jax.random.uniform(crop) * settings.crop
   zoom = kept / (1.0 + uniform(scale, settings.scale))
   theta = jnp.deg2rad(uniform(angle, settings.rotation))
-  rotation = jnp.array([
-    [jnp.cos(theta), -jnp.sin(theta)],
-    [jnp.sin(theta), jnp.cos(theta)],
-  ])
+  rotation = jnp.array(
+    [
+      [jnp.cos(theta), -jnp.sin(theta)],
+      [jnp.sin(theta), jnp.cos(theta)],
+    ]
+  )
   offset = uniform(corner, 1.0, (2,)) * (1.0 - kept)
   offset += 2.0 * uniform(shift, settings.shift, (2,))  # The side is 2 long.
   return jnp.concatenate([zoom * rotation, offset[:, None]], axis=1)

@@ -148,8 +148,7 @@ def _check(grid):
     for value in grid[axis]:
       if axis in known and value not in known[axis]:
         raise UserError(
-          f"grid.{axis} has no {value!r}: choose from "
-          f"{', '.join(known[axis])}."
+          f"grid.{axis} has no {value!r}: choose from {', '.join(known[axis])}."
         )
       if axis == "pair" and len(value) != 2:
         raise UserError(
@@ -186,9 +185,7 @@ def stack(arms):
   )
   return Trial(
     objective=index([branches.index(arm.objective) for arm in arms]),
-    view=index([
-      seen.index(arm.view) if arm.objective else 0 for arm in arms
-    ]),
+    view=index([seen.index(arm.view) if arm.objective else 0 for arm in arms]),
     alpha=number("alpha"),
     temperature=number("temperature"),
     learning_rate=number("learning_rate"),

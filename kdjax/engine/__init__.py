@@ -1,1 +1,1 @@
-"""From one trial to the grid: steps, the lift over trials and devices, the loop."""
+"""From one trial to the grid: steps, their lift over trials, the loop."""

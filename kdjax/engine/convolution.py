@@ -45,7 +45,7 @@ def unrolled(
   return convolve(lhs, rhs)
 
 
-@functools.lru_cache(maxsize=None)  # One custom_vmap per kind of convolution.
+@functools.cache  # One custom_vmap per kind of convolution.
 def _unrolled_under_vmap(**statics):
   convolve = functools.partial(plain, **statics)
   forward = _repeat_over_mapped_axis(convolve)

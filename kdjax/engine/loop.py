@@ -146,11 +146,13 @@ class _Programs:
     )
     model = study.make_model(stage.name, self.layout.batch_axis)
     objectives = trials.objectives(stage.arms)
-    regressors = study.make_regressors()if objectives else {}
-    self.data = self.layout.replicate({
-      "images": study.dataset.images,
-      "masks": study.dataset.masks,
-    })
+    regressors = study.make_regressors() if objectives else {}
+    self.data = self.layout.replicate(
+      {
+        "images": study.dataset.images,
+        "masks": study.dataset.masks,
+      }
+    )
     self.trials = self.layout.spread_arms(trials.stack(stage.arms))
     # Of all folds, run or not: a trial's epochs must not depend on the others.
     longest = max(len(fold.train) for fold in study.folds)
@@ -165,9 +167,7 @@ class _Programs:
       ),
       compiler_options={"xla_backend_optimization_level": 0},
     )
-    normalise = functools.partial(
-      views.normalise, channels=model.in_channels
-    )
+    normalise = functools.partial(views.normalise, channels=model.in_channels)
     self.train_epoch = parallel.make_train_epoch(
       self.layout,
       functools.partial(
@@ -224,14 +224,16 @@ class _Programs:
     for start in range(0, longest, size):
       rows = [x[start : start + size] for x in cases]
       blank = lambda x: size - len(x)
-      yield self.layout.spread_blocks({
-        "cases": np.stack([
-          np.pad(x, (0, blank(x))).astype(np.int32) for x in rows
-        ]),
-        "weights": np.stack([
-          np.pad(np.ones(len(x)), (0, blank(x))) for x in rows
-        ]).astype(np.float32),
-      })
+      yield self.layout.spread_blocks(
+        {
+          "cases": np.stack(
+            [np.pad(x, (0, blank(x))).astype(np.int32) for x in rows]
+          ),
+          "weights": np.stack(
+            [np.pad(np.ones(len(x)), (0, blank(x))) for x in rows]
+          ).astype(np.float32),
+        }
+      )
 
 
 def _train_wave(run, wave, saved, found, histories, teachers):
@@ -290,14 +292,16 @@ def _train_wave(run, wave, saved, found, histories, teachers):
       diverged_before = states.diverged
       states = run.finish_epoch(states, ended, results["loss"])
       del diverged_before
-      measured = layout.gather({
-        "train_loss": sums["train"] / run.steps_per_epoch,
-        "distill_loss": sums["distill"] / run.steps_per_epoch,
-        "sup_loss": sums["sup"] / run.steps_per_epoch,
-        "val_loss": results["loss"],
-        "val_dice": results["dice"],
-        "live": states.live,
-      })
+      measured = layout.gather(
+        {
+          "train_loss": sums["train"] / run.steps_per_epoch,
+          "distill_loss": sums["distill"] / run.steps_per_epoch,
+          "sup_loss": sums["sup"] / run.steps_per_epoch,
+          "val_loss": results["loss"],
+          "val_dice": results["dice"],
+          "live": states.live,
+        }
+      )
       live = measured["live"][: len(wave)]
       for i, block in enumerate(wave):
         histories[block] += _rows(
@@ -360,16 +364,18 @@ def _rows(stage, block, epoch, measured, i, live_before):
         for name in HISTORY
         if name.endswith(("_loss", "_dice"))
       }
-      rows.append({
-        "stage": stage.name,
-        "arm": arm.name,
-        "fold": block.fold,
-        "seed": block.seed,
-        "epoch": epoch,
-        **numbers,
-        "learning_rate": arm.learning_rate,
-        "live": int(measured["live"][i, g]),
-      })
+      rows.append(
+        {
+          "stage": stage.name,
+          "arm": arm.name,
+          "fold": block.fold,
+          "seed": block.seed,
+          "epoch": epoch,
+          **numbers,
+          "learning_rate": arm.learning_rate,
+          "live": int(measured["live"][i, g]),
+        }
+      )
   return rows
 
 
@@ -445,12 +451,14 @@ def stream(train, block, step, steps, batch_size):
   """
   positions = step * batch_size + np.arange(steps * batch_size)
   passes, places = np.divmod(positions, len(train))
-  cases = np.concatenate([
-    np.random.default_rng((block.seed, block.fold, p)).permutation(train)[
-      places[passes == p]
+  cases = np.concatenate(
+    [
+      np.random.default_rng((block.seed, block.fold, p)).permutation(train)[
+        places[passes == p]
+      ]
+      for p in np.unique(passes)
     ]
-    for p in np.unique(passes)
-  ])
+  )
   shape = lambda x: x.reshape(steps, batch_size).astype(np.int32)
   return {
     "cases": shape(cases),

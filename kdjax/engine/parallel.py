@@ -47,7 +47,9 @@ class Layout:
   def spread(self, tree):
     """`[W, G, ...]` of a wave's trials to `[D, N, G', ...]`."""
     blocks, arms = self.block_ids[:, :, None], self.arm_ids[:, None, :]
-    return self._place(jax.tree.map(lambda x: np.asarray(x)[blocks, arms], tree))
+    return self._place(
+      jax.tree.map(lambda x: np.asarray(x)[blocks, arms], tree)
+    )
 
   def gather(self, tree):
     """The inverse of `spread`, on the host."""
@@ -63,7 +65,9 @@ class Layout:
 
   def spread_arms(self, tree):
     """`[G, ...]` of arms to `[D, G', ...]`."""
-    return self._place(jax.tree.map(lambda x: np.asarray(x)[self.arm_ids], tree))
+    return self._place(
+      jax.tree.map(lambda x: np.asarray(x)[self.arm_ids], tree)
+    )
 
   def spread_blocks(self, tree):
     """`[W, ...]` of a wave's blocks to `[D, N, ...]`."""
@@ -126,7 +130,9 @@ def make_layout(arms, blocks, batch_size, *, blocks_at_once=1, devices=None):
       )
     d = len(devices)
     block_ids = np.zeros((d, 1), int)
-    return Layout(devices, block_ids, np.tile(np.arange(arms), (d, 1)), True, scan)
+    return Layout(
+      devices, block_ids, np.tile(np.arange(arms), (d, 1)), True, scan
+    )
   d, block_shards = next(
     (d, b)
     for d in range(len(devices), 0, -1)
@@ -193,7 +199,7 @@ def make_train_epoch(layout, prepare, step):
 
 
 def make_finish_epoch(layout, finish):
-  """Lifts `finish(state, epoch, loss)`; epochs `[D, N]`, losses `[D, N, G']`."""
+  """Lifts `finish(state, epoch, loss)`: epochs `[D, N]`, losses `[D, N, G']`."""
   arms = jax.vmap(finish, in_axes=(0, None, 0))
   return _over_devices(layout, jax.vmap(arms), (0, 0, 0), donate_argnums=0)
 

@@ -223,7 +223,9 @@ def train_step(
   # the bias correction is one number however many trials there are.
   updates, optimizer = make_optimizer(
     trial.learning_rate, trial.weight_decay
-  ).update(gradients, optax.tree.set(state.optimizer, count=count), state.params)
+  ).update(
+    gradients, optax.tree.set(state.optimizer, count=count), state.params
+  )
   finite = jnp.isfinite(parts["train"]) & jnp.isfinite(
     optax.tree.norm(gradients)
   )
@@ -287,8 +289,10 @@ def evaluate(params, batch_stats, images, masks, weights, *, model):
   truth = masks > 0
   size = lambda x: jnp.sum(x, axis=(1, 2))
   lesion = weights * (size(truth) > 0)
-  dice = 2.0 * size(predicted & truth) / jnp.maximum(
-    size(predicted) + size(truth), 1
+  dice = (
+    2.0
+    * size(predicted & truth)
+    / jnp.maximum(size(predicted) + size(truth), 1)
   )
   return {
     "loss": jnp.sum(weights * supervised_loss(logits, masks)),

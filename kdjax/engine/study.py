@@ -70,9 +70,7 @@ class Study:
   def make_regressors(self):
     """The regressors that the grid's objectives need, by pair of taps."""
     pairs = {
-      x.pair: None
-      for x in trials.objectives(self.arms)
-      if x.pathway == "HReg"
+      x.pair: None for x in trials.objectives(self.arms) if x.pathway == "HReg"
     }
     teacher = self.make_model("teacher")
     wanted = tuple({pair[1] for pair in pairs})
@@ -99,7 +97,9 @@ def parameters(config):
     model = make_model(config[role], config.engine, role)
     variables = _shapes(model, _blank(model, config))
     count[role] = sum(x.size for x in jax.tree.leaves(variables["params"]))
-  students = {arm.name: count["student"] for arm in trials.make_arms(config.grid)}
+  students = {
+    arm.name: count["student"] for arm in trials.make_arms(config.grid)
+  }
   return {"Teacher": count["teacher"], **students}
 
 
@@ -132,9 +132,7 @@ def make_study(config, workdir):
   )
   if not blocks:
     raise UserError("folds or seeds is empty: there is nothing to train.")
-  study = Study(
-    config, pathlib.Path(workdir), dataset, folds, blocks, arms
-  )
+  study = Study(config, pathlib.Path(workdir), dataset, folds, blocks, arms)
   _check_models(study)
   return study
 
@@ -150,9 +148,7 @@ def claim_data(study):
     "name": study.dataset.name,
     "version": study.dataset.version,
     "fingerprint": study.dataset.fingerprint,
-    "folds": [
-      splits.fold_record(study.dataset, fold) for fold in study.folds
-    ],
+    "folds": [splits.fold_record(study.dataset, fold) for fold in study.folds],
   }
   if not path.exists():
     files.write_text(path, json.dumps(record, indent=2) + "\n")
@@ -228,6 +224,10 @@ def _check_models(study):
     if model.num_classes != 2:
       raise UserError(
         f"{role}.num_classes={model.num_classes}: lesion and background are 2."
+      )
+    if model.in_channels not in (1, 3):
+      raise UserError(
+        f"{role}.in_channels={model.in_channels}: images have 1 or 3 channels."
       )
     if config.data.image_size % model.stride:
       raise UserError(

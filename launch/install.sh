@@ -1,0 +1,21 @@
+#!/bin/sh
+# Makes .venv and installs kdjax with the pinned versions.
+# Usage: sh launch/install.sh [EXTRA,...]
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ ! -x .venv/bin/python ]; then
+  for python in python3.11 python3 none; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+      2>/dev/null; then
+      break
+    fi
+  done
+  if [ "$python" = none ]; then
+    echo "launch/install.sh: no Python >= 3.11 found; install one." >&2
+    exit 1
+  fi
+  "$python" -m venv .venv
+fi
+.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+  --constraint constraints.txt --editable ".${1:+[$1]}"

@@ -1,0 +1,87 @@
+"""The command: one line for what is wrong, the table for what is right."""
+
+import csv
+import pathlib
+
+import pytest
+
+from kdjax import cli
+
+CONFIGS = sorted(path.stem for path in pathlib.Path("configs").glob("[!_]*.py"))
+TRIALS = "Teacher Student L_MSE HReg_KLD_WAug".split()
+
+
+def run(*argv):
+  return cli.main([str(x) for x in argv])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_trains_in_its_tiny_size(name, tmp_path, capsys):
+  cache = f"--config.data.cache_dir={tmp_path / 'cache'}"
+  train = (
+    "train",
+    f"--config=configs/{name}.py:tiny",
+    "--workdir",
+    tmp_path / "run",
+    cache,
+  )
+  assert run(*train) == 0
+  table = capsys.readouterr().out
+  with (tmp_path / "run/per_case.csv").open() as f:
+    models = list(dict.fromkeys(row["model"] for row in csv.DictReader(f)))
+  for model in models:
+    assert f"| {model} " in table
+  assert set(models) >= set(TRIALS) or name not in ("paper", "quickstart")
+  for path in ("config.json", "data.json", "history.csv", "report/table.tex"):
+    assert (tmp_path / "run" / path).stat().st_size > 0
+
+  # Again: nothing is trained, the same comes out; and without JAX's caches.
+  before = (tmp_path / "run/per_case.csv").read_bytes()
+  assert run(*train) == 0
+  assert capsys.readouterr().out == table
+  assert (tmp_path / "run/per_case.csv").read_bytes() == before
+  assert run("report", "--workdir", tmp_path / "run") == 0
+  assert capsys.readouterr().out == table
+
+
+@pytest.mark.parametrize(
+  "argv",
+  [
+    ["train", "--config=configs/none.py"],
+    ["train", "--config=configs/paper.py:tiny", "--config.student.widht=3"],
+    ["train", "--config=configs/paper.py:tiny", "--config.folds=9"],
+    ["train", "--config=configs/busi_cpu.py", "--config.data.dir=nowhere"],
+    ["train", "--config=configs/busi_cpu.py"],
+    ["report"],
+  ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(argv, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  assert run(*argv, "--workdir", workdir) == 1
+  captured = capsys.readouterr()
+  assert captured.out == ""
+  assert captured.err.startswith("kdjax: ")
+  assert captured.err.count("\n") == 1
+  assert not workdir.exists()
+
+
+def test_an_unknown_flag_is_refused(capsys):
+  with pytest.raises(SystemExit) as caught:
+    run("train", "--config=configs/paper.py:tiny", "--workdir=x", "--fast")
+  assert caught.value.code == 2
+  assert "--fast" in capsys.readouterr().err
+
+
+def test_data_shows_what_was_found_and_the_folds(tmp_path, capsys):
+  assert (
+    run(
+      "data",
+      "--config=configs/paper.py:tiny",
+      f"--config.data.cache_dir={tmp_path}",
+    )
+    == 0
+  )
+  out = capsys.readouterr().out
+  assert "24" in out
+  assert "fold" in out

@@ -1,0 +1,124 @@
+"""The unrolled lowering is the plain convolution, row by row."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.engine import convolution
+
+NUMBERS = jax.lax.conv_dimension_numbers(
+  (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
+)
+KINDS = {
+  "3x3": dict(stride=1, side=3, groups=1),
+  "strided": dict(stride=2, side=3, groups=1),
+  "1x1": dict(stride=1, side=1, groups=1),
+  "depthwise": dict(stride=1, side=3, groups=4),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def make(kind, lowering):
+  kind = KINDS[kind]
+  return functools.partial(
+    lowering,
+    window_strides=(kind["stride"],) * 2,
+    padding="SAME",
+    dimension_numbers=NUMBERS,
+    feature_group_count=kind["groups"],
+  )
+
+
+def operands(kind, trials=3):
+  kind = KINDS[kind]
+  x, k = jax.random.split(jax.random.key(0))
+  side, inputs = kind["side"], 4 // kind["groups"]
+  return (
+    jax.random.normal(x, (trials, 2, 8, 8, 4)),
+    jax.random.normal(k, (trials, side, side, inputs, 8)),
+  )
+
+
+def total(convolve):
+  return lambda x, k: jnp.sum(jnp.sin(convolve(x, k)))
+
+
+def no_grouped_convolution(function, *args):
+  text = jax.jit(function).lower(*args).as_text()
+  assert "convolution" in text
+  counts = {
+    line.split("feature_group_count = ")[1].split()[0]
+    for line in text.splitlines()
+    if "feature_group_count" in line
+  }
+  counts |= {
+    line.split("batch_group_count = ")[1].split()[0]
+    for line in text.splitlines()
+    if "batch_group_count" in line
+  }
+  return counts == {"1"}
+
+
+@every_kind
+def test_every_row_of_vmap_equals_the_row_alone(kind):
+  x, k = operands(kind)
+  unrolled, plain = (
+    make(kind, lowering)
+    for lowering in (convolution.unrolled, convolution.plain)
+  )
+  together = jax.jit(jax.vmap(unrolled))(x, k)
+  alone = jax.jit(plain)
+  for row, xi, ki in zip(together, x, k, strict=True):
+    np.testing.assert_array_equal(row, alone(xi, ki))
+
+
+@every_kind
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
+def test_gradients_equal_those_of_the_plain_lowering(kind, axes):
+  x, k = operands(kind)
+  x = x if axes[0] == 0 else x[0]
+  k = k if axes[1] == 0 else k[0]
+  for grad_of_vmap in (False, True):
+    results = []
+    for lowering in (convolution.unrolled, convolution.plain):
+      convolve = make(kind, lowering)
+      if grad_of_vmap:
+        f = jax.grad(total(jax.vmap(convolve, in_axes=axes)), argnums=(0, 1))
+      else:
+        f = jax.vmap(jax.grad(total(convolve), argnums=(0, 1)), in_axes=axes)
+      results.append(f(x, k))
+    # Sums over up to 128 products in another order, float32.
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+      *results,
+    )
+
+
+@pytest.mark.parametrize("kind", ["3x3", "strided", "1x1"])
+def test_no_grouped_convolution_is_left_under_vmap(kind):
+  x, k = operands(kind)
+  gradient = lambda lowering: jax.vmap(
+    jax.grad(total(make(kind, lowering)), argnums=(0, 1))
+  )
+  assert no_grouped_convolution(gradient(convolution.unrolled), x, k)
+  assert not no_grouped_convolution(gradient(convolution.plain), x, k)
+
+
+def test_nested_maps_unroll_too():
+  x, k = operands("3x3", trials=4)
+  nest = lambda a: a.reshape(2, 2, *a.shape[1:])
+  unrolled = make("3x3", convolution.unrolled)
+  nested = jax.vmap(jax.vmap(unrolled))
+  np.testing.assert_array_equal(
+    nested(nest(x), nest(k)), nest(jax.vmap(unrolled)(x, k))
+  )
+  assert no_grouped_convolution(nested, nest(x), nest(k))
+
+
+def test_the_lowering_follows_the_platform():
+  assert convolution.choose("auto", "cpu") is convolution.unrolled
+  assert convolution.choose("auto", "tpu") is convolution.plain
+  assert convolution.choose("plain", "cpu") is convolution.plain

@@ -1,0 +1,108 @@
+"""What can be checked before anything compiles is."""
+
+import pytest
+
+from kdjax import configs
+from kdjax.engine import loop
+from kdjax.engine import study as studies
+from kdjax.errors import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+  """One place for prepared phantoms."""
+  make.cache = str(tmp_path_factory.mktemp("cache"))
+
+
+def make(tmp_path, *overrides):
+  config = configs.load(
+    "configs/paper.py:tiny", [*overrides, ("data.cache_dir", make.cache)]
+  )
+  return studies.make_study(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("key", "text", "said"),
+  [
+    (
+      "grid.pair",
+      "('encoder9','encoder5'),",
+      "the student has no level 'encoder9'; it has .*encoder4",
+    ),
+    (
+      "grid.pair",
+      "('encoder4','bridge'),",
+      "the teacher has no level 'bridge'",
+    ),
+    ("data.image_size", "36", "not a multiple of"),
+    ("folds", "7", "folds=7 is not there"),
+    ("folds", "()", "nothing to train"),
+    ("student.name", "VNet", "student.name='VNet' is not a model"),
+    ("student.num_classes", "3", "lesion and background"),
+    ("student.decoder_widths", "4,4", "one decoder width fewer"),
+    ("student.in_channels", "2", "1 or 3 channels"),
+    ("student_training.batch_size", "0", "at least 1"),
+    ("engine.lowering", "fast", "choose from auto"),
+    ("engine.dtype", "float16", "choose from float32"),
+    ("engine.dtype", "float64", "JAX_ENABLE_X64"),
+    ("engine.blocks_at_once", "0", "at least 1"),
+    ("splits.num_folds", "0", "num_folds"),
+    ("splits.kind", "random", "kind"),
+    ("splits.test_cases", "500", "test_cases"),
+  ],
+)
+def test_what_cannot_work_is_refused_before_it_compiles(
+  tmp_path, key, text, said
+):
+  with pytest.raises(UserError, match=said) as caught:
+    make(tmp_path, (key, text))
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_attribute_of_a_model_is_named(tmp_path):
+  config = configs.load("configs/paper.py:tiny").unlock()
+  config.student.depth = 3
+  with pytest.raises(UserError, match="student.depth .* it has widths"):
+    studies.make_study(config, tmp_path)
+
+
+def test_a_changed_data_set_is_refused(tmp_path):
+  study = make(tmp_path)
+  studies.claim_data(study)
+  studies.claim_data(study)
+  with pytest.raises(UserError, match="fingerprint"):
+    studies.claim_data(
+      make_like(study, data=make(tmp_path, ("data.seed", "5")).dataset)
+    )
+
+
+def make_like(study, data):
+  return studies.dataclasses.replace(study, dataset=data)
+
+
+def test_the_stream_shows_every_case_once_a_pass_in_another_order(tmp_path):
+  study = make(tmp_path)
+  block = study.blocks[0]
+  train = study.folds[0].train
+  size = 4
+  steps = 3 * len(train) // size + 1
+  batches = loop.stream(train, block, 0, steps, size)
+  cases, passes = (batches[x].reshape(-1) for x in ("cases", "epochs"))
+  orders = [cases[passes == p] for p in range(3)]
+  for order in orders:
+    assert sorted(order) == sorted(train)
+  assert list(orders[0]) != list(orders[1])
+  # Any step can be found again.
+  later = loop.stream(train, block, 5, 2, size)
+  for name in later:
+    assert (later[name] == batches[name][5:7]).all()
+
+
+def test_blocks_of_another_fold_or_seed_see_other_orders(tmp_path):
+  train = make(tmp_path).folds[0].train
+  orders = {
+    tuple(loop.stream(train, studies.Block(*b), 0, 3, 4)["cases"].reshape(-1))
+    for b in [(0, 0), (0, 1), (1, 0)]
+  }
+  assert len(orders) == 3

@@ -1,0 +1,113 @@
+"""Names become indices: arms of a grid, in the paper's order and words."""
+
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import paper
+from kdjax.distill import trials
+from kdjax.errors import UserError
+
+TABLE_4 = """
+Student L_MSE L_MSE_WAug L_KLD L_KLD_WAug H_MSE H_MSE_WAug H_KLD H_KLD_WAug
+HReg_MSE HReg_MSE_WAug HReg_KLD HReg_KLD_WAug
+""".split()
+
+
+def grid(**axes):
+  return ml_collections.ConfigDict(
+    {**paper.get_config().grid.to_dict(), **axes}
+  )
+
+
+def names(**axes):
+  return [arm.name for arm in trials.make_arms(grid(**axes))]
+
+
+def test_the_papers_grid_is_table_4():
+  assert names() == TABLE_4
+
+
+def test_an_arm_is_named_by_what_varies():
+  got = names(
+    pathway=("H",), loss=("KLD",), view=("weak",), temperature=(1.0, 4.0)
+  )
+  assert got == ["Student", "H_KLD_WAug_tau1", "H_KLD_WAug_tau4"]
+
+
+def test_what_an_arm_does_not_read_does_not_multiply_it():
+  pairs = (("encoder3", "encoder4"), ("encoder4", "encoder5"))
+  got = names(
+    pathway=("L", "H"),
+    loss=("MSE", "KLD"),
+    view=("strong",),
+    pair=pairs,
+    temperature=(1.0, 2.0),
+  )
+  assert got == [
+    "Student",
+    "L_MSE",
+    "L_KLD_tau1",
+    "L_KLD_tau2",
+    "H_MSE_encoder3-encoder4",
+    "H_MSE_encoder4-encoder5",
+    "H_KLD_encoder3-encoder4_tau1",
+    "H_KLD_encoder3-encoder4_tau2",
+    "H_KLD_encoder4-encoder5_tau1",
+    "H_KLD_encoder4-encoder5_tau2",
+  ]
+
+
+def test_every_arm_refers_to_the_student_of_its_learning_rate():
+  arms = trials.make_arms(
+    grid(
+      pathway=("L",),
+      loss=("MSE",),
+      view=("strong",),
+      learning_rate=(1e-3, 0.01),
+    )
+  )
+  assert {arm.name: arm.reference for arm in arms} == {
+    "Student_lr0.001": "Student_lr0.001",
+    "Student_lr0.01": "Student_lr0.01",
+    "L_MSE_lr0.001": "Student_lr0.001",
+    "L_MSE_lr0.01": "Student_lr0.01",
+  }
+  assert {arm.name: arm.learning_rate for arm in arms}["L_MSE_lr0.01"] == 0.01
+
+
+def test_stacked_numbers_say_what_the_arms_say():
+  arms = trials.make_arms(grid(alpha=(0.25, 0.5)))
+  stacked = trials.stack(arms)
+  objectives = trials.objectives(arms)
+  views = trials.views(arms)
+  for i, arm in enumerate(arms):
+    index = int(stacked.objective[i])
+    assert (objectives[index - 1] if index else None) == arm.objective
+    if arm.objective:
+      assert views[int(stacked.view[i])] == arm.view
+    np.testing.assert_allclose(stacked.alpha[i], arm.alpha)
+    np.testing.assert_allclose(stacked.learning_rate[i], arm.learning_rate)
+
+
+def test_only_views_that_a_teacher_sees_are_used():
+  assert trials.views(trials.make_arms(grid(view=("weak",)))) == ("weak",)
+
+
+@pytest.mark.parametrize(
+  ("axes", "said"),
+  [
+    ({"pathway": ("X",)}, "grid.pathway has no 'X'"),
+    ({"loss": ("MAE",)}, "grid.loss has no 'MAE'"),
+    ({"view": ("medium",)}, "grid.view has no 'medium'"),
+    ({"alpha": ()}, "grid.alpha is empty"),
+    ({"alpha": (0.0,)}, "grid.alpha=0.0"),
+    ({"alpha": (1.5,)}, "grid.alpha=1.5"),
+    ({"temperature": (0.0,)}, "grid.temperature=0.0"),
+    ({"pair": (("encoder4",),)}, "grid.pair"),
+  ],
+)
+def test_a_grid_that_cannot_be_is_refused(axes, said):
+  with pytest.raises(UserError, match=said.replace(".", r"\.")) as caught:
+    trials.make_arms(grid(**axes))
+  assert "\n" not in str(caught.value)
