@@ -1,4 +1,4 @@
-"""comparisons.csv recomputed from per_case.csv without the code that made it."""
+"""comparisons.csv recomputed from per_case.csv by a second route."""
 
 import csv
 import io
@@ -35,10 +35,12 @@ def wilcoxon(difference):
   """Normal approximation with ties, and the rank-biserial correlation."""
   difference = difference[difference != 0]
   size = np.abs(difference)
-  ranks = np.array([
-    np.count_nonzero(size < x) + (np.count_nonzero(size == x) + 1) / 2
-    for x in size
-  ])
+  ranks = np.array(
+    [
+      np.count_nonzero(size < x) + (np.count_nonzero(size == x) + 1) / 2
+      for x in size
+    ]
+  )
   n = len(difference)
   above = ranks[difference > 0].sum()
   _, ties = np.unique(size, return_counts=True)
@@ -90,8 +92,8 @@ def differences(rows, model, reference):
     scores.setdefault((row["model"], unit), []).append(float(row["dice"]))
     groups[unit] = row["group"]
   units = sorted(groups)
-  mean = lambda name, unit: math.fsum(scores[name, unit]) / len(
-    scores[name, unit]
+  mean = lambda name, unit: (
+    math.fsum(scores[name, unit]) / len(scores[name, unit])
   )
   found = [round(mean(model, u) - mean(reference, u), 12) for u in units]
   return np.array(found), np.array([groups[u] for u in units]), units
@@ -116,13 +118,17 @@ def test_every_number_equals_a_second_route(tmp_path, holdout):
   assert [x["reference"] for x in found] == ["Student"] * 12 + ["Teacher"] * 13
   rows = read(tmp_path / "per_case.csv")
   sizes = json.loads((tmp_path / "data.json").read_text())["folds"]
-  ratio = np.mean([
-    len(x["test"]) / (len(x["train"]) + len(x["val"])) for x in sizes
-  ])
+  ratio = np.mean(
+    [len(x["test"]) / (len(x["train"]) + len(x["val"])) for x in sizes]
+  )
   families = {"Student": {}, "Teacher": {}}
   grouped = {"Student": {}, "Teacher": {}}
   for row in found:
-    number = {k: float(x) for k, x in row.items() if x and k not in ("model", "reference")}
+    number = {
+      k: float(x)
+      for k, x in row.items()
+      if x and k not in ("model", "reference")
+    }
     d, groups, units = differences(rows, row["model"], row["reference"])
     t = d.mean() / np.std(d, ddof=1) * math.sqrt(len(d))
     means = np.array([d[groups == x].mean() for x in sorted(set(groups))])

@@ -88,20 +88,24 @@ def test_seeds_are_averaged_into_units(tmp_path):
 
 
 def test_a_trial_with_an_infinite_loss_is_diverged_and_left_out():
-  curves = pd.DataFrame({
-    "stage": "student",
-    "arm": ["L_MSE", "L_MSE", "Student"],
-    "fold": [0, 1, 1],
-    "seed": 0,
-    "epoch": 3,
-    "train_loss": [0.5, float("nan"), 0.4],
-  })
+  curves = pd.DataFrame(
+    {
+      "stage": "student",
+      "arm": ["L_MSE", "L_MSE", "Student"],
+      "fold": [0, 1, 1],
+      "seed": 0,
+      "epoch": 3,
+      "train_loss": [0.5, float("nan"), 0.4],
+    }
+  )
   lost = rows.diverged(curves)
   assert lost.values.tolist() == [["L_MSE", 1, 0]]
-  frame = pd.DataFrame({
-    "model": ["L_MSE", "L_MSE", "Student"],
-    "fold": [0, 1, 1],
-    "seed": 0,
-  })
+  frame = pd.DataFrame(
+    {
+      "model": ["L_MSE", "L_MSE", "Student"],
+      "fold": [0, 1, 1],
+      "seed": 0,
+    }
+  )
   assert rows.without(frame, lost).index.tolist() == [0, 2]
   assert rows.without(frame, lost.iloc[:0]).index.tolist() == [0, 1, 2]

@@ -70,21 +70,23 @@ def per_case(
         dice = 0.7 + effect + hard[test] + at[test] + luck + noise
         dice = np.clip(dice, 0, 1) if clip else dice
         tables.append(
-          pd.DataFrame({
-            "model": model,
-            "fold": fold,
-            "seed": seed,
-            "case": [f"case{i:03d}" for i in test],
-            "group": [f"g{groups[i]:03d}" for i in test],
-            "dice": dice,
-            "iou": dice / (2 - dice),
-            "hd95": 40 * (1 - dice),
-            "assd": 12 * (1 - dice),
-            "empty_truth": 0,
-            "empty_prediction": 0,
-            "precision": dice,
-            "recall": dice,
-          })
+          pd.DataFrame(
+            {
+              "model": model,
+              "fold": fold,
+              "seed": seed,
+              "case": [f"case{i:03d}" for i in test],
+              "group": [f"g{groups[i]:03d}" for i in test],
+              "dice": dice,
+              "iou": dice / (2 - dice),
+              "hd95": 40 * (1 - dice),
+              "assd": 12 * (1 - dice),
+              "empty_truth": 0,
+              "empty_prediction": 0,
+              "precision": dice,
+              "recall": dice,
+            }
+          )
         )
   return pd.concat(tables, ignore_index=True)
 
@@ -151,7 +153,9 @@ def workdir(path, frame, settings=None, name="phantom"):
   path.mkdir(parents=True, exist_ok=True)
   frame.to_csv(path / "per_case.csv", index=False)
   history(frame).to_csv(path / "history.csv", index=False)
-  (path / "config.json").write_text(json.dumps(settings.to_dict(), default=list))
+  (path / "config.json").write_text(
+    json.dumps(settings.to_dict(), default=list)
+  )
   cases = sorted(set(frame["case"]))
   folds = []
   for _, rows in frame.groupby("fold"):

@@ -1,5 +1,4 @@
-"""Writes per_case.csv and predictions.npz: what every model said of every case.
-"""
+"""Writes per_case.csv and predictions.npz: what every model said of every case."""
 
 import csv
 import io

@@ -85,7 +85,7 @@ def tally(first, second):
 
 
 def equivalence(first, second, margin):
-  """p of two one-sided paired t-tests, `[n]` twice to a float in [0, 1].
+  """The p of two one-sided paired t-tests, `[n]` twice to a float in [0, 1].
 
   Small means: the mean difference lies within `margin` on either side of 0
   (Schuirmann, https://doi.org/10.1007/BF01068419). `margin` has the values' own

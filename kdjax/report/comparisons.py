@@ -77,7 +77,8 @@ def compare(first, second, groups, margin, alpha=0.05, ratio=None):
   """Two models on the same units: `COLUMNS` without names and Holm's.
 
   Args:
-    first, second: series over (fold, case), NaN where unknown.
+    first: series over (fold, case), NaN where unknown.
+    second: the same units.
     groups: of the units, `[U]`.
     margin: of equivalence, in the values' unit.
     alpha: level of the smallest detectable difference.
@@ -88,7 +89,9 @@ def compare(first, second, groups, margin, alpha=0.05, ratio=None):
   difference = difference[known]
   low, high = intervals.of_mean(difference, groups[known])
   pair = first[known].to_numpy(float), second[known].to_numpy(float)
-  means = difference.groupby(groups[known]).mean().to_numpy()  # [number of groups]
+  means = (
+    difference.groupby(groups[known]).mean().to_numpy()
+  )  # [number of groups]
   grouped = means, np.zeros_like(means)
   wins, ties, losses = statistics.tally(*pair)
   corrected = (None, None, None)

@@ -35,7 +35,9 @@ def write(workdir, devices=()):
     "begun": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     "kdjax": __version__,
     "commit": _commit(),
-    "devices": ", ".join(f"{kinds.count(x)} x {x}" for x in dict.fromkeys(kinds)),
+    "devices": ", ".join(
+      f"{kinds.count(x)} x {x}" for x in dict.fromkeys(kinds)
+    ),
     "processor": _processor(),
     "cores": len(os.sched_getaffinity(0))
     if hasattr(os, "sched_getaffinity")

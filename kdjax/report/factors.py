@@ -172,12 +172,14 @@ def mixed_model(per_case, levels):
       name = term
       for factor, word in words.items():
         name = name.replace(word, factor)
-      found.append([
-        name.replace(":", " x "),
-        int(row["df_constraint"]),
-        float(row["statistic"]),
-        float(row["pvalue"]),
-        converged,
-        note,
-      ])
+      found.append(
+        [
+          name.replace(":", " x "),
+          int(row["df_constraint"]),
+          float(row["statistic"]),
+          float(row["pvalue"]),
+          converged,
+          note,
+        ]
+      )
   return pd.DataFrame(found, columns=TERMS)

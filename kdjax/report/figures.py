@@ -121,7 +121,12 @@ def sizes(results):
       )
     for model in models:
       ax.plot(
-        counts[model], table[model], "o", ms=4.5, mew=0, color=style.colour(model)
+        counts[model],
+        table[model],
+        "o",
+        ms=4.5,
+        mew=0,
+        color=style.colour(model),
       )
     arms = [x for x in models if x in results.distilled]
     named = {x: x for x in models if x not in arms}
@@ -218,8 +223,15 @@ def levels(results):
       if not np.isnan(value):
         dark = abs(value) > 0.6 * reach
         said = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
-        ax.text(j, i, said, ha="center", va="center",
-                color="white" if dark else "black", fontsize=8)
+        ax.text(
+          j,
+          i,
+          said,
+          ha="center",
+          va="center",
+          color="white" if dark else "black",
+          fontsize=8,
+        )
     ax.set_xticks(range(table.shape[1]), table.columns)
     ax.set_yticks(range(table.shape[0]), table.index)
     ax.tick_params(length=0)

@@ -29,7 +29,7 @@ def make(results, table, notes, plots, pictures):
       shows a case.
   """
   sections = [
-    ("answer", "Answer", _paragraphs(results.answer, "answer")),
+    ("answer", "Answer", _answer(results)),
     ("table", "Table", _main_table(results, table, notes)),
     ("claims", "Published claims", _claims(results)),
     ("figures", "Figures", "".join(_figure(*x) for x in plots)),
@@ -92,12 +92,19 @@ def _data_name(results):
 
 
 def _part(name):
-  return importlib.resources.files(__package__).joinpath(name).read_text("utf-8")
+  return (
+    importlib.resources.files(__package__).joinpath(name).read_text("utf-8")
+  )
 
 
-def _paragraphs(sentences, kind):
-  lines = "".join(f"<p>{html.escape(x)}</p>" for x in sentences)
-  return f'<div class="{kind}">{lines}</div>'
+def _answer(results):
+  lines = "".join(f"<p>{html.escape(x)}</p>" for x in results.answer)
+  return (
+    f'<div class="answer">{lines}</div><p class="hint">Brackets hold 95 % '
+    "intervals. Made from the numbers alone: a difference counts as shown when "
+    "its corrected p and its intervals say so, equality when an equivalence "
+    "test does, and what neither shows is left open.</p>"
+  )
 
 
 def _main_table(results, table, notes):
@@ -119,7 +126,9 @@ def _main_table(results, table, notes):
       "equal p vs Teacher": teacher.get("group_equivalent_p"),
       "parameters": row["parameters"],
     }
-    values.append([(x, number[name]) for name, x in zip(header, cells, strict=True)])
+    values.append(
+      [(x, number[name]) for name, x in zip(header, cells, strict=True)]
+    )
   text = _table(header, values)
   if costs := tables.efficiency(results, table):
     text += "<h3>What the networks cost</h3>"
@@ -194,7 +203,9 @@ def _cases(results, pictures):
   frame = results.per_case
   scores = results.scores
   seed = int(frame["seed"].min())
-  dice = frame[frame["seed"] == seed].set_index(["model", "fold", "case"])["dice"]
+  dice = frame[frame["seed"] == seed].set_index(["model", "fold", "case"])[
+    "dice"
+  ]
   gains = scores[results.distilled].mean(axis=1)
   place = {case: i for i, case in enumerate(found.cases)}
   first_truth = len(found.masks)
@@ -207,19 +218,26 @@ def _cases(results, pictures):
       row = found.rows.get((model, fold, seed, case))
       value = dice.get((model, fold, case), float("nan"))
       if row is not None:
-        rows.append([model, row, "" if pd.isna(value) else f"{100 * value:.0f}"])
-    units.append({
-      "name": case,
-      "case": place[case],
-      "truth": first_truth + place[case],
-      "rows": rows,
-    })
+        rows.append(
+          [model, row, "" if pd.isna(value) else f"{100 * value:.0f}"]
+        )
+    units.append(
+      {
+        "name": case,
+        "case": place[case],
+        "truth": first_truth + place[case],
+        "rows": rows,
+      }
+    )
     unit = fold, case
-    values = [scores[x].get(unit) if x in scores else None
-              for x in ("Teacher", "Student")]
+    values = [
+      scores[x].get(unit) if x in scores else None
+      for x in ("Teacher", "Student")
+    ]
     values.append(gains.get(unit))
     values.append(
-      None if _missing(values[1]) or _missing(values[2])
+      None
+      if _missing(values[1]) or _missing(values[2])
       else values[2] - values[1]
     )
     cells = [(case, case), (str(fold), fold)]

@@ -141,7 +141,6 @@ class Results:
     """Arms shown to be better than their Student after Holm's correction."""
     return [x["model"] for x in self.arm_rows() if verdicts.shown(x) > 0]
 
-
   def equals(self):
     """Arms shown to be equivalent to Teacher, Holm-corrected over the arms."""
     found = self.teacher_rows()
@@ -178,9 +177,7 @@ def compute(workdir, config, arms, parameters=None):
     dict.fromkeys([*per_case["model"], *efficiency.index, *lost["model"]])
   )
   references = {arm.name: arm.reference for arm in arms}
-  students = [
-    x for x in found if x in references.values() or x == "Student"
-  ]
+  students = [x for x in found if x in references.values() or x == "Student"]
   first = [x for x in found if x == "Teacher"] + students
   rest = [x for x in found if x not in first]
   rest.sort(key=lambda x: named.index(x) if x in named else len(named))
@@ -202,8 +199,12 @@ def compute(workdir, config, arms, parameters=None):
 def _efficiency(workdir, parameters):
   path = workdir / "efficiency.csv"
   if path.exists():
-    frame = pd.read_csv(path, index_col="model", keep_default_na=False,
-                        na_values=dict.fromkeys(EFFICIENCY, [""]))
+    frame = pd.read_csv(
+      path,
+      index_col="model",
+      keep_default_na=False,
+      na_values=dict.fromkeys(EFFICIENCY, [""]),
+    )
     return frame.reindex(columns=list(EFFICIENCY))
   frame = pd.DataFrame({"parameters": parameters}, dtype=float)
   return frame.reindex(columns=list(EFFICIENCY))

@@ -167,9 +167,9 @@ def _published(models):
 def markdown(results, table, notes):
   """Table, answer, claims and notes in GitHub's Markdown, columns aligned."""
   header, body = cells(results, table)
-  lines = _grid(header, body)
+  lines = grid(header, body)
   if costs := efficiency(results, table):
-    lines += ["", *_grid(*costs)]
+    lines += ["", *grid(*costs)]
   lines += ["", *results.answer]
   if results.config.published:
     lines += ["", "The published claims, on these numbers:", ""]
@@ -181,7 +181,8 @@ def markdown(results, table, notes):
   return "\n".join([*lines, "", *(f"- {x}" for x in notes)]) + "\n"
 
 
-def _grid(header, body):
+def grid(header, body):
+  """A table of words in GitHub's Markdown: its lines, columns aligned."""
   widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
 
   def line(row):
@@ -204,9 +205,7 @@ def latex(results, table, notes):
   line = lambda row: " & ".join(map(escape, row)) + r" \\"
   groups, rules = [""] * student[0], []
   for name, members in (("Student", student), ("Teacher", teacher)):
-    groups.append(
-      rf"\multicolumn{{{len(members)}}}{{c}}{{against {name}}}"
-    )
+    groups.append(rf"\multicolumn{{{len(members)}}}{{c}}{{against {name}}}")
     rules.append(rf"\cmidrule(lr){{{members[0] + 1}-{members[-1] + 1}}}")
   groups += [""] * (len(header) - teacher[-1] - 1)
   short = [x.split(" vs ")[0] for x in header]
@@ -282,14 +281,16 @@ def efficiency(results, table):
   if all(pd.isna(x) for row in kept.values() for x in row[1:]):
     return None
   for model, (count, adds, latency, size, seconds) in kept.items():
-    body.append([
-      model,
-      words.si(count),
-      words.si(adds),
-      "-" if pd.isna(latency) else f"{latency:.3g}",
-      words.si(size, "B"),
-      "-" if pd.isna(seconds) else f"{seconds:,.0f}",
-    ])
+    body.append(
+      [
+        model,
+        words.si(count),
+        words.si(adds),
+        "-" if pd.isna(latency) else f"{latency:.3g}",
+        words.si(size, "B"),
+        "-" if pd.isna(seconds) else f"{seconds:,.0f}",
+      ]
+    )
   return header, body
 
 
@@ -381,8 +382,8 @@ def _note_empty(per_case):
   if not lesion.all():
     without = per_case[~lesion].groupby(["fold", "case"]).ngroups
     notes.append(
-      f"{words.many(without, 'tested case')} without a lesion: Dice is undefined "
-      "there and left out; a lesion was predicted all the same by: "
+      f"{words.many(without, 'tested case')} without a lesion: Dice is "
+      "undefined there and left out; a lesion was predicted all the same by: "
       + _tally(per_case[~lesion & ~silent])
     )
   return notes
@@ -417,5 +418,3 @@ def _tally(found):
   counts = found["model"].value_counts(sort=False)
   text = ", ".join(f"{model} {count}" for model, count in counts.items())
   return (text or "none") + "."
-
-
