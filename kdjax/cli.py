@@ -86,7 +86,7 @@ def _parser():
   report = command(
     "report",
     _report,
-    "Make the tables, figures and page of a trained workdir, or compare several.",
+    "Make the tables, figures and page of a workdir, or compare several.",
   )
   report.add_argument(
     "workdirs", nargs="*", type=pathlib.Path, help="one, or several to compare"

@@ -1,4 +1,4 @@
-"""Writes per_case.csv and predictions.npz: what every model said of every case."""
+"""Writes what every model said of every case: per_case.csv, predictions.npz."""
 
 import csv
 import io
