@@ -23,21 +23,26 @@ def main(argv=None):
   try:
     options.overrides = _overrides(parser, options, rest)
     options.run(options)
-  except UserError as error:
-    return _fail(options, error, 1)
-  except OSError as error:
-    return _fail(options, error, 1)
+  except (UserError, OSError) as error:
+    return _fail(options, error)
   except KeyboardInterrupt:
-    print("Interrupted: the same command goes on from here.", file=sys.stderr)
+    print(
+      "kdjax: interrupted; the same command goes on from the last checkpoint.",
+      file=sys.stderr,
+    )
     return 130
+  except Exception as error:  # A mistake of ours, still no page of traceback.
+    if not options.verbose:
+      error = f"{type(error).__name__}: {error} (--verbose shows where)"
+    return _fail(options, error)
   return 0
 
 
-def _fail(options, error, status):
+def _fail(options, error):
   if options.verbose:
     raise error
   print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
-  return status
+  return 1
 
 
 def _parser():

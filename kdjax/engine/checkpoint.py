@@ -4,12 +4,30 @@ Every block has a folder of its own and is saved without its layout over
 devices, so that any other layout can go on from it.
 """
 
+import dataclasses
 import logging
 
-from flax import serialization
 import orbax.checkpoint as ocp
 
 logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+@dataclasses.dataclass
+class Progress:
+  """How far a block came in a stage.
+
+  Attributes:
+    epoch: epochs done.
+    states: its trials' states on the host, nested dicts with leaves
+      `[G, ...]`; empty before the first checkpoint.
+    history: rows of history.csv.
+    finished: whether every trial has stopped.
+  """
+
+  epoch: int = 0
+  states: dict = dataclasses.field(default_factory=dict)
+  history: list = dataclasses.field(default_factory=list)
+  finished: bool = False
 
 
 class Checkpoint:
@@ -23,29 +41,30 @@ class Checkpoint:
       ),
     )
 
-  def save(self, epoch, states, history, finished):
-    """Saves host arrays `states` and JSON-able `history` after `epoch`."""
+  def save(self, progress):
+    """Saves `Progress`, whole or not at all."""
     self._manager.save(
-      epoch,
+      progress.epoch,
       args=ocp.args.Composite(
-        states=ocp.args.StandardSave(serialization.to_state_dict(states)),
-        progress=ocp.args.JsonSave({"history": history, "finished": finished}),
+        states=ocp.args.StandardSave(progress.states),
+        progress=ocp.args.JsonSave(
+          {"history": progress.history, "finished": progress.finished}
+        ),
       ),
     )
 
   def restore(self):
-    """`(epoch, states, history, finished)`, states as dicts; None if new."""
+    """The newest `Progress`; a blank one where nothing was saved."""
     epoch = self._manager.latest_step()
     if epoch is None:
-      return None
+      return Progress()
     saved = self._manager.restore(
       epoch,
       args=ocp.args.Composite(
         states=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
       ),
     )
-    progress = saved["progress"]
-    return epoch, saved["states"], progress["history"], progress["finished"]
+    return Progress(epoch, saved["states"], **saved["progress"])
 
   def close(self):
     """Waits for what is being written."""

@@ -199,7 +199,7 @@ def make_train_epoch(layout, prepare, step):
 
 
 def make_finish_epoch(layout, finish):
-  """Lifts `finish(state, epoch, loss)`: epochs `[D, N]`, losses `[D, N, G']`."""
+  """Lifts `finish(state, epoch, loss)` to a wave: losses `[D, N, G']`."""
   arms = jax.vmap(finish, in_axes=(0, None, 0))
   return _over_devices(layout, jax.vmap(arms), (0, 0, 0), donate_argnums=0)
 

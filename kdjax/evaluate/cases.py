@@ -5,6 +5,7 @@ import io
 
 from kdjax import files
 from kdjax.engine import loop
+from kdjax.engine import stages
 from kdjax.evaluate import metrics
 from kdjax.evaluate import predictions
 
@@ -35,8 +36,8 @@ def write(study, teachers, students):
   """
   rows, margins = [], []
   for stage, best in (
-    (loop.teacher_stage(study), teachers),
-    (loop.student_stage(study), students),
+    (stages.teacher_stage(study), teachers),
+    (stages.student_stage(study), students),
   ):
     for block, of_block in loop.predict(study, stage, best):
       for arm, of_arm in zip(stage.arms, of_block, strict=True):

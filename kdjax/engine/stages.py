@@ -1,0 +1,216 @@
+"""A stage: its arms and network, its batches, and the programs it compiles."""
+
+import dataclasses
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from kdjax.data import views
+from kdjax.distill import trials
+from kdjax.engine import parallel
+from kdjax.engine import steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One of the two trainings: its arms, its network and what teaches it.
+
+  Attributes:
+    name: "teacher" or "student"; also the network's field in the config.
+    arms: rows of the grid.
+    training: batch size, epochs and patience.
+    teacher: linen module, or None.
+  """
+
+  name: str
+  arms: tuple[trials.Arm, ...]
+  training: ml_collections.ConfigDict
+  teacher: nn.Module | None
+
+
+def teacher_stage(study):
+  """Teachers: a grid whose only arm distils nothing."""
+  training = study.config.teacher_training
+  arm = trials.Arm(
+    name="Teacher",
+    reference="Teacher",
+    objective=None,
+    view=trials.VIEWS[0],
+    alpha=0.0,
+    temperature=1.0,
+    learning_rate=training.learning_rate,
+    weight_decay=training.weight_decay,
+  )
+  return Stage("teacher", (arm,), training, None)
+
+
+def student_stage(study):
+  """Students: the grid of the config, taught by the teachers."""
+  return Stage(
+    "student",
+    study.arms,
+    study.config.student_training,
+    study.make_model("teacher"),
+  )
+
+
+def stream(train, block, step, steps, batch_size):
+  """The cases of `steps` batches after `step` of them, shuffled anew each pass.
+
+  The stream runs on over the borders of passes, so batches keep one shape and
+  no case is dropped; it depends on the block alone, so any step can be found
+  again.
+
+  Args:
+    train: rows of the data set.
+    block: `Block`.
+    step: steps done before.
+    steps: steps to come, `T`.
+    batch_size: `B`.
+
+  Returns:
+    `{"cases", "epochs": [T, B], "counts": [T]}`, int32.
+  """
+  positions = step * batch_size + np.arange(steps * batch_size)
+  passes, places = np.divmod(positions, len(train))
+  cases = np.concatenate(
+    [
+      np.random.default_rng((block.seed, block.fold, p)).permutation(train)[
+        places[passes == p]
+      ]
+      for p in np.unique(passes)
+    ]
+  )
+  shape = lambda x: x.reshape(steps, batch_size).astype(np.int32)
+  return {
+    "cases": shape(cases),
+    "epochs": shape(passes),
+    "counts": np.arange(step, step + steps, dtype=np.int32),
+  }
+
+
+class Programs:
+  """The compiled programs of a stage, each compiled once for all its waves."""
+
+  def __init__(self, study, stage, num_blocks):
+    config = study.config
+    training = stage.training
+    self.study = study
+    self.stage = stage
+    self.layout = parallel.make_layout(
+      len(stage.arms),
+      num_blocks,
+      training.batch_size,
+      blocks_at_once=config.engine.blocks_at_once,
+    )
+    model = study.make_model(stage.name, self.layout.batch_axis)
+    objectives = trials.objectives(stage.arms)
+    regressors = study.make_regressors() if objectives else {}
+    self.data = self.layout.replicate(
+      {
+        "images": study.dataset.images,
+        "masks": study.dataset.masks,
+      }
+    )
+    self.trials = self.layout.spread_arms(trials.stack(stage.arms))
+    # Of all folds, run or not: a trial's epochs must not depend on the others.
+    longest = max(len(fold.train) for fold in study.folds)
+    self.steps_per_epoch = -(-longest // training.batch_size)
+    # Drawing weights runs once a block: compiling it well would take longer.
+    self.init = jax.jit(
+      functools.partial(
+        steps.init_state,
+        images=study.blank(stage.name),
+        student=study.make_model(stage.name),
+        regressors=regressors,
+      ),
+      compiler_options={"xla_backend_optimization_level": 0},
+    )
+    normalise = functools.partial(views.normalise, channels=model.in_channels)
+    self.train_epoch = parallel.make_train_epoch(
+      self.layout,
+      functools.partial(
+        steps.prepare_batch,
+        teacher=stage.teacher,
+        views=trials.views(stage.arms),
+        teacher_taps=tuple(
+          dict.fromkeys(x.pair[1] for x in objectives if x.pair)
+        ),
+        render=functools.partial(views.render, settings=config.views),
+        normalise=normalise,
+      ),
+      functools.partial(
+        steps.train_step,
+        student=model,
+        regressors=regressors,
+        objectives=objectives,
+        batch_axis=self.layout.batch_axis,
+      ),
+    )
+    self.finish_epoch = parallel.make_finish_epoch(
+      self.layout,
+      functools.partial(
+        steps.finish_epoch,
+        max_epochs=training.max_epochs,
+        patience=training.patience,
+      ),
+    )
+    plain = study.make_model(stage.name)
+
+    def evaluate(params, batch_stats, data, chunk):
+      images = normalise(data["images"][chunk["cases"]].astype(float) / 255.0)
+      masks = data["masks"][chunk["cases"]].astype(jnp.int32)
+      return steps.evaluate(
+        params, batch_stats, images, masks, chunk["weights"], model=plain
+      )
+
+    def predict(params, batch_stats, data, chunk):
+      images = normalise(data["images"][chunk["cases"]].astype(float) / 255.0)
+      return steps.predict(params, batch_stats, images, model=plain)
+
+    self.evaluate = parallel.make_evaluate(self.layout, evaluate)
+    self.predict = parallel.make_evaluate(self.layout, predict)
+
+  def pad(self, wave):
+    """A full wave: the last block again where blocks have run out."""
+    return wave + [wave[-1]] * (self.layout.wave - len(wave))
+
+  def batches(self, wave, epochs):
+    """The batches of the epoch after `epochs`, by block, laid out."""
+    size, count = self.stage.training.batch_size, self.steps_per_epoch
+    streams = [
+      stream(
+        self.study.folds[block.fold].train,
+        block,
+        epochs[block] * count,
+        count,
+        size,
+      )
+      for block in self.pad(wave)
+    ]
+    return self.layout.spread_batches(
+      jax.tree.map(lambda *x: np.stack(x), *streams)
+    )
+
+  def chunks(self, wave, part):
+    """The cases of `part` of every block, in chunks of one static shape."""
+    cases = [getattr(self.study.folds[b.fold], part) for b in self.pad(wave)]
+    longest = max(len(getattr(fold, part)) for fold in self.study.folds)
+    size = min(longest, self.stage.training.batch_size)
+    for start in range(0, longest, size):
+      rows = [x[start : start + size] for x in cases]
+      blank = lambda x: size - len(x)
+      yield self.layout.spread_blocks(
+        {
+          "cases": np.stack(
+            [np.pad(x, (0, blank(x))).astype(np.int32) for x in rows]
+          ),
+          "weights": np.stack(
+            [np.pad(np.ones(len(x)), (0, blank(x))) for x in rows]
+          ).astype(np.float32),
+        }
+      )
