@@ -39,7 +39,8 @@ def _write_trial(folder, rows):
   old = list(folder.glob("events.*"))
   if any(path.name.endswith(suffix) for path in old):
     return
-  with tensorboardX.SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+  place = str(folder)
+  with tensorboardX.SummaryWriter(place, filename_suffix=suffix) as writer:
     for row in rows:
       for name in SCALARS:
         writer.add_scalar(name, float(row[name]), int(row["epoch"]))
