@@ -58,6 +58,8 @@ def save(drawn, folder, name):
   """Writes `name`.png (300 dots an inch) and `name`.pdf; returns the PNG."""
   contents = {}
   with matplotlib.rc_context(_SETTINGS):
+    drawn.draw_without_rendering()
+    drawn.set_layout_engine("none")  # Laid out once, not for every file.
     for kind, metadata in (("png", None), ("pdf", {"CreationDate": None})):
       content = io.BytesIO()
       drawn.savefig(content, format=kind, dpi=300, metadata=metadata)
