@@ -28,7 +28,9 @@ def workdirs(tmp_path_factory):
   return path / "0", path / "1"
 
 
-def test_one_workdir_gives_everything_and_compiles_nothing(workdirs, capsys):
+def test_one_workdir_gives_everything_and_compiles_nothing(
+  workdirs, capsys, tmp_path
+):
   compiled = []
 
   def listen(event, duration, **_):
@@ -37,12 +39,15 @@ def test_one_workdir_gives_everything_and_compiles_nothing(workdirs, capsys):
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
-    assert cli.main(["report", str(workdirs[0])]) == 0
+    out = ["--out", str(tmp_path / "out")]
+    assert cli.main(["report", str(workdirs[0]), *out]) == 0
   finally:
     jax.monitoring.clear_event_listeners()
   assert compiled == []
   report = workdirs[0] / "report"
   assert (report / "table.md").read_text() in capsys.readouterr().out
+  for name in ("table.csv", "index.html", "per_case.csv", "config.json"):
+    assert (tmp_path / "out" / name).exists()
   made = {x.stem for x in (report / "figures").glob("*.png")}
   assert made == FIGURES == {x.stem for x in (report / "figures").glob("*.pdf")}
   cases = {x.stem for x in (report / "figures" / "cases").glob("*.png")}

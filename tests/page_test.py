@@ -177,7 +177,7 @@ def files_of(folder):
 
 def test_images_of_patients_stay_in_the_workdir(workdir, tmp_path):
   settings = simulated.config(data=PATIENTS)
-  build.publish(workdir, settings, simulated.ARMS, tmp_path)
+  build.publish(workdir, settings, simulated.ARMS, {}, tmp_path)
   found = files_of(tmp_path)
   assert {"table.csv", "comparisons.csv", "figures/forest.png"} <= found
   assert not [x for x in found if "cases/" in x or x.endswith(".npz")]
@@ -191,10 +191,10 @@ def test_images_of_patients_stay_in_the_workdir(workdir, tmp_path):
 
 
 def test_phantoms_may_go_along(workdir, tmp_path):
-  build.publish(workdir, simulated.config(), simulated.ARMS, tmp_path)
+  build.publish(workdir, simulated.config(), simulated.ARMS, {}, tmp_path)
   assert "figures/cases/best.png" in files_of(tmp_path)
   assert not [x for x in files_of(tmp_path) if x.endswith(".npz")]
   # A second copy, of patients, takes away what the first one brought.
   patients = simulated.config(data=PATIENTS)
-  build.publish(workdir, patients, simulated.ARMS, tmp_path)
+  build.publish(workdir, patients, simulated.ARMS, {}, tmp_path)
   assert "figures/cases/best.png" not in files_of(tmp_path)

@@ -149,6 +149,14 @@ def test_a_missed_lesion_scores_zero_and_is_counted(tmp_path):
   assert "nothing was predicted for: Teacher 1." in text
 
 
+def test_a_trial_that_never_predicts_is_named(tmp_path):
+  silent = [line("L_MSE", f"case{i}", 0, prediction=1) for i in range(3)]
+  text = write(tmp_path, [*STUDY[3:], *silent])
+  assert "1 trial of 3 predicted nothing on every test case" in text
+  assert "collapsed: L_MSE (fold 0, seed 0)." in text
+  assert "collapsed" not in write(tmp_path, STUDY)
+
+
 def test_a_lost_trial_is_compared_on_the_common_cases_and_named(tmp_path):
   more = [*trial("Teacher", 0.3, fold=1), *trial("Student", 0.9, fold=1)]
   write(tmp_path, STUDY, SIZES)

@@ -39,7 +39,7 @@ def write(workdir, config, arms, parameters=None, cases=()):
   return text
 
 
-def publish(workdir, config, arms, out, parameters=None):
+def publish(workdir, config, arms, parameters, out):
   """Copies a written report to `out`, images of patients never.
 
   Only the phantom's images go along: everything that shows a case is left out

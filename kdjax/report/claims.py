@@ -177,11 +177,10 @@ def _answer_lift(results):
   best = max(tested, key=lambda x: x["difference"])
   which = f" ({words.some(kept)})" if 0 < len(kept) < len(tested) else ""
   return (
-    f"{said}: {_said(row)} on average over "
+    f"{said}: {_said(row)}{_anew(row)} on average over "
     f"{words.many(len(results.distilled), 'arm')}, and {len(kept)} of "
     f"{len(tested)} are better than Student after Holm's correction{which}, "
-    f"with {best['model']} the highest at {words.difference(best)} points"
-    f"{_anew(row)}."
+    f"with {best['model']} the highest at {words.difference(best)} points."
   )
 
 
@@ -209,15 +208,21 @@ def _answer_axes(results):
         f"{words.points(abs(size['difference']))[1:]})"
       )
     else:
-      worst = max(x["detectable"] for x in found)
-      limit = (
-        ""
-        if pd.isna(worst)
-        else (f" (a difference of {100 * worst:.1f} points would have shown)")
-      )
+      limit = _limit(found)
       parts.append(f"the {_axis(factor)} is left undecided{limit}")
   text = "; ".join(parts)
   return f"Of the grid's axes: {text}."
+
+
+def _limit(found):
+  """How large a difference would have had to be, in brackets."""
+  halves = [x["corrected_high"] - x["corrected_low"] for x in found]
+  if not any(map(pd.isna, halves)):
+    return f" (known to ± {50 * max(halves):.1f} points over splits)"
+  worst = max(x["detectable"] for x in found)
+  if pd.isna(worst):
+    return ""
+  return f" (a difference of {100 * worst:.1f} points would have shown)"
 
 
 def _answer_teacher(results):

@@ -35,12 +35,16 @@ def forest(results):
       if name == "Teacher":
         ax.axvspan(-margin, margin, color="0.92", lw=0, zorder=0)
       ax.axvline(0, color="0.4", lw=0.8, zorder=1)
+      ends = _ends(part)
       for row in part.to_dict("records"):
         y = models.index(row["model"])
         hue = style.colour(row["model"])
         if not pd.isna(row["corrected_low"]):
           span = 100 * row["corrected_low"], 100 * row["corrected_high"]
-          ax.plot(span, (y, y), color=hue, lw=0.7, alpha=0.55)
+          ax.plot(np.clip(span, *ends), (y, y), color=hue, lw=0.7, alpha=0.55)
+          for end, mark in zip(ends, "<>", strict=True):
+            if not ends[0] <= span[mark == ">"] <= ends[1]:
+              ax.plot(end, y, mark, ms=3, mew=0, color=hue, alpha=0.55)
         span = 100 * row["ci_low"], 100 * row["ci_high"]
         ax.plot(span, (y, y), color=hue, lw=2, solid_capstyle="butt")
         ax.plot(
@@ -65,6 +69,14 @@ def forest(results):
       said += ";  grey band: equivalence"
     drawn.supxlabel(said, fontsize=7, color="0.35")
   return drawn
+
+
+def _ends(part):
+  """Where intervals over hold-outs are cut off, so that the others are seen."""
+  low = 100 * min(0, part["ci_low"].min(), part["difference"].min())
+  high = 100 * max(0, part["ci_high"].max(), part["difference"].max())
+  reach = max(high - low, 1)
+  return low - reach, high + reach
 
 
 def distributions(results):

@@ -352,6 +352,7 @@ def notes(results):
   found += _note_power(results)
   found += _note_empty(per_case)
   found += _note_missing(results)
+  found += _note_silent(per_case)
   if len(results.terms) and not results.terms["converged"].all():
     why = results.terms["note"].iloc[0] or "no reason given"
     found.append(f"The mixed model of factors.csv did not converge: {why}")
@@ -367,8 +368,21 @@ def _note_power(results):
   return [
     "The smallest difference that this design would show (80 % power, at "
     "the level of Holm's first step) is "
-    f"{limits.min():.1f} to {limits.max():.1f} points, depending on the pair."
+    f"{limits.min():.1f} to {limits.max():.1f} points, depending on the pair"
+    + _over_splits(frame)
   ]
+
+
+def _over_splits(frame):
+  """What repeated hold-outs add to the smallest difference."""
+  widths = (frame["corrected_high"] - frame["corrected_low"]).astype(float)
+  if widths.isna().all():
+    return "."
+  low, high = 50 * widths.min(), 50 * widths.max()
+  return (
+    f", for these very networks; for networks trained on other splits a "
+    f"difference is known to ± {low:.1f} to {high:.1f} points only."
+  )
 
 
 def _note_empty(per_case):
@@ -387,6 +401,25 @@ def _note_empty(per_case):
       + _tally(per_case[~lesion & ~silent])
     )
   return notes
+
+
+def _note_silent(per_case):
+  """Which trials never predicted anything: training failed, not the idea."""
+  lesion = per_case[per_case["empty_truth"] == 0]
+  silent = lesion.groupby(["model", "fold", "seed"], sort=False)[
+    "empty_prediction"
+  ].min()
+  trials = [
+    f"{model} (fold {fold}, seed {seed})"
+    for (model, fold, seed), empty in silent.items()
+    if empty
+  ]
+  if not trials:
+    return []
+  return [
+    f"{words.many(len(trials), 'trial')} of {len(silent)} predicted nothing on "
+    f"every test case, so their training collapsed: {', '.join(trials)}."
+  ]
 
 
 def _note_missing(results):
