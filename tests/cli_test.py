@@ -15,10 +15,15 @@ def run(*argv):
   return cli.main([str(x) for x in argv])
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  """One cache of data and compilations, as a user has one."""
+  return f"--config.data.cache_dir={tmp_path_factory.mktemp('cache')}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_trains_in_its_tiny_size(name, tmp_path, capsys):
-  cache = f"--config.data.cache_dir={tmp_path / 'cache'}"
+def test_every_config_trains_in_its_tiny_size(name, cache, tmp_path, capsys):
   train = (
     "train",
     f"--config=configs/{name}.py:tiny",

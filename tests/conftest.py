@@ -7,7 +7,6 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 
 import jax
 import numpy as np
-import pytest
 
 from configs import paper
 from kdjax.data import pipeline
@@ -56,27 +55,19 @@ def make_config(dtype="float32"):
   return config
 
 
-@pytest.fixture
-def make_study(tmp_path):
-  """Makes a study of discs; `arms` picks arms of the grid by name."""
-
-  def make(config=None, arms=None, workdir=None):
-    config = config or make_config()
-    dataset = make_dataset()
-    folds = splits.make_folds(dataset, config.splits)
-    blocks = tuple(
+def make_study(config, arms, workdir):
+  """A study of discs; `arms` picks arms of the grid by name, None all."""
+  dataset = make_dataset()
+  every = {arm.name: arm for arm in studies.trials.make_arms(config.grid)}
+  return studies.Study(
+    config=config.lock(),
+    workdir=workdir,
+    dataset=dataset,
+    folds=splits.make_folds(dataset, config.splits),
+    blocks=tuple(
       studies.Block(fold, seed)
       for seed in config.seeds
       for fold in config.folds
-    )
-    every = {arm.name: arm for arm in studies.trials.make_arms(config.grid)}
-    return studies.Study(
-      config.lock(),
-      workdir or tmp_path,
-      dataset,
-      folds,
-      blocks,
-      tuple(every[name] for name in arms) if arms else tuple(every.values()),
-    )
-
-  return make
+    ),
+    arms=tuple(every[name] for name in arms or every),
+  )

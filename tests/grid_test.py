@@ -9,7 +9,9 @@ import pytest
 from kdjax.engine import checkpoint
 from kdjax.engine import loop
 from kdjax.engine import parallel
+from kdjax.engine import stages
 from kdjax.engine import steps
+from kdjax.engine import study as studies
 from tests import conftest
 
 # One arm of every pathway, both losses, both views.
@@ -28,16 +30,8 @@ def on_devices(monkeypatch):
   return use
 
 
-@pytest.fixture
-def exact():
-  """Float64, where a real mistake stands out by ten orders of magnitude."""
-  with jax.enable_x64(True):
-    yield conftest.make_config("float64")
-
-
-def students(study):
+def named(study, trained):
   """Best students by (arm's name, block)."""
-  _, trained = loop.train(study)
   return {
     (arm.name, block): jax.tree.map(lambda x, i=i: np.asarray(x)[i], best)
     for block, best in trained.items()
@@ -45,99 +39,110 @@ def students(study):
   }
 
 
-def assert_equal(some, others):
+def students(study):
+  return named(study, loop.train(study)[1])
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+  """Two blocks of `SOME` in one program on one device, to compare with.
+
+  In float64, where a real mistake stands out by ten orders of magnitude.
+  """
+  patch = pytest.MonkeyPatch()
+  patch.setattr(parallel.jax, "local_devices", lambda: jax.devices()[:1])
+  with jax.enable_x64(True):
+    config = conftest.make_config("float64")
+    config.folds = (0, 1)
+    study = conftest.make_study(config, SOME, tmp_path_factory.mktemp("grid"))
+    teachers = loop.run_stage(study, stages.teacher_stage(study))
+    trained = loop.run_stage(study, stages.student_stage(study), teachers)
+    patch.undo()
+    yield Grid(study, teachers, named(study, trained))
+
+
+@dataclasses.dataclass
+class Grid:
+  study: studies.Study
+  teachers: dict
+  students: dict
+
+  def assert_equal_in(self, workdir, arms=SOME, folds=(0, 1), **engine):
+    """Trains `arms` in another layout and compares them with the grid's."""
+    config = self.study.config.copy_and_resolve_references().unlock()
+    config.folds = folds
+    config.engine.update(engine)
+    study = conftest.make_study(config, arms, workdir)
+    trained = loop.run_stage(study, stages.student_stage(study), self.teachers)
+    assert len(trained) == len(folds)
+    for trial, state in named(study, trained).items():
+      jax.tree.map(assert_close, state, self.students[trial])
+
+
+def assert_close(a, b):
   # Two epochs of Adam in float64: rounding, magnified by its division by
   # small second moments.
-  for trial, state in some.items():
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10),
-      state,
-      others[trial],
-    )
+  np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.slow
-def test_a_trial_in_the_grid_equals_the_trial_alone(
-  exact, make_study, on_devices, tmp_path
+@pytest.mark.parametrize("arms", [SOME[:1], SOME[-1:], SOME[2:0:-1]])
+def test_a_trial_in_the_grid_equals_the_trial_alone_or_in_another_grid(
+  grid, on_devices, tmp_path, arms
 ):
-  grid = students(make_study(exact, SOME, tmp_path / "grid"))
-  for name in SOME:
-    alone = students(make_study(exact, (name,), tmp_path / name))
-    assert_equal(alone, grid)
-  backwards = students(make_study(exact, SOME[::-1], tmp_path / "backwards"))
-  assert_equal(backwards, grid)
+  grid.assert_equal_in(tmp_path, arms, folds=(1,))
 
 
 @pytest.mark.slow
-def test_plain_and_unrolled_lowering_agree(
-  exact, make_study, on_devices, tmp_path
-):
-  unrolled = students(make_study(exact, SOME, tmp_path / "unrolled"))
-  exact.unlock()
-  exact.engine.lowering = "plain"
-  assert_equal(students(make_study(exact, SOME, tmp_path / "plain")), unrolled)
+def test_plain_and_unrolled_lowering_agree(grid, on_devices, tmp_path):
+  grid.assert_equal_in(tmp_path, folds=(0,), lowering="plain")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 4])
-def test_devices_share_trials_and_change_nothing(
-  exact, make_study, on_devices, tmp_path, devices
+def test_four_devices_share_trials_and_change_nothing(
+  grid, on_devices, tmp_path
 ):
-  exact.folds = (0, 1)
-  one = students(make_study(exact, SOME, tmp_path / "one"))
-  on_devices(devices)
-  study = make_study(exact, SOME, tmp_path / "several")
+  on_devices(4)
   layout = parallel.make_layout(len(SOME), 2, 4)
-  assert len(layout.devices) == devices
+  assert len(layout.devices) == 4
   assert not layout.split_batch
-  assert_equal(students(study), one)
+  grid.assert_equal_in(tmp_path)
 
 
 @pytest.mark.slow
-def test_devices_split_the_batch_of_few_trials_and_change_nothing(
-  exact, make_study, on_devices, tmp_path
+def test_four_devices_split_the_batch_of_one_trial_and_change_nothing(
+  grid, on_devices, tmp_path
 ):
-  one = students(make_study(exact, ("HReg_KLD",), tmp_path / "one"))
   on_devices(4)
   assert parallel.make_layout(1, 1, 4).split_batch
-  assert_equal(
-    students(make_study(exact, ("HReg_KLD",), tmp_path / "four")), one
-  )
+  grid.assert_equal_in(tmp_path, SOME[-1:], folds=(0,))
 
 
 @pytest.mark.slow
-def test_an_epoch_as_one_program_equals_an_epoch_of_steps(
-  exact, make_study, on_devices, tmp_path, monkeypatch
+def test_an_epoch_as_one_program_changes_nothing(
+  grid, on_devices, tmp_path, monkeypatch
 ):
-  stepped = students(make_study(exact, SOME[:2], tmp_path / "stepped"))
   make_layout = parallel.make_layout
   monkeypatch.setattr(
     parallel,
     "make_layout",
     lambda *a, **k: dataclasses.replace(make_layout(*a, **k), scan=True),
   )
-  assert_equal(
-    students(make_study(exact, SOME[:2], tmp_path / "scanned")), stepped
-  )
+  grid.assert_equal_in(tmp_path, SOME[:2], folds=(0,))
 
 
 @pytest.mark.slow
-def test_blocks_at_once_change_nothing(exact, make_study, on_devices, tmp_path):
-  exact.folds = (0, 1)
-  apart = students(make_study(exact, SOME[:2], tmp_path / "apart"))
-  exact.unlock()
-  exact.engine.blocks_at_once = 2
-  together = students(make_study(exact, SOME[:2], tmp_path / "together"))
-  assert_equal(together, apart)
+def test_two_blocks_at_once_change_nothing(grid, on_devices, tmp_path):
+  grid.assert_equal_in(tmp_path, SOME[:2], blocks_at_once=2)
 
 
 @pytest.mark.slow
 def test_every_axis_matters_and_every_stage_compiles_once(
-  make_study, on_devices, tmp_path, monkeypatch
+  on_devices, tmp_path, monkeypatch
 ):
   config = conftest.make_config()
   config.folds = (0, 1)  # Two waves of one block each.
-  study = make_study(config, ("L_KLD",), tmp_path)
+  study = conftest.make_study(config, ("L_KLD",), tmp_path)
   (base,) = study.arms
   arms = [base]
   for name, value in {
@@ -182,12 +187,12 @@ def test_every_axis_matters_and_every_stage_compiles_once(
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_undisturbed_one(
-  make_study, on_devices, tmp_path, monkeypatch
+  on_devices, tmp_path, monkeypatch
 ):
   config = conftest.make_config()
   config.engine.checkpoint_minutes = 0.0  # After every epoch.
   config.student_training.update(max_epochs=4, patience=1)  # Some stop early.
-  whole = students(make_study(config, SOME, tmp_path / "whole"))
+  whole = students(conftest.make_study(config, SOME, tmp_path / "whole"))
 
   class Killed(Exception):
     pass
@@ -202,9 +207,9 @@ def test_a_resumed_run_equals_an_undisturbed_one(
 
   monkeypatch.setattr(checkpoint.Checkpoint, "save", killed_after_two_epochs)
   with pytest.raises(Killed):
-    students(make_study(config, SOME, tmp_path / "resumed"))
+    students(conftest.make_study(config, SOME, tmp_path / "resumed"))
   monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
-  resumed = students(make_study(config, SOME, tmp_path / "resumed"))
+  resumed = students(conftest.make_study(config, SOME, tmp_path / "resumed"))
   for trial, state in whole.items():
     jax.tree.map(np.testing.assert_array_equal, state, resumed[trial])
   read = lambda name: (tmp_path / name / "history.csv").read_text()
@@ -212,10 +217,8 @@ def test_a_resumed_run_equals_an_undisturbed_one(
 
 
 @pytest.mark.slow
-def test_a_trial_that_diverges_leaves_the_others_alone(
-  make_study, on_devices, tmp_path
-):
-  study = make_study(arms=SOME, workdir=tmp_path / "calm")
+def test_a_trial_that_diverges_leaves_the_others_alone(on_devices, tmp_path):
+  study = conftest.make_study(conftest.make_config(), SOME, tmp_path / "calm")
   calm = students(study)
   wild = list(study.arms)
   wild[1] = dataclasses.replace(wild[1], alpha=float("nan"))
