@@ -4,7 +4,6 @@ import argparse
 import os
 import pathlib
 import re
-import shutil
 import sys
 
 from kdjax import __version__
@@ -90,10 +89,27 @@ def _parser():
     workdir=True,
   )
   report = command(
-    "report", _report, "Make the tables of a trained workdir.", workdir=True
+    "report",
+    _report,
+    "Make the tables, figures and page of a workdir, or compare several.",
   )
   report.add_argument(
-    "--out", type=pathlib.Path, help="also copy tables and rows to this folder"
+    "workdirs", nargs="*", type=pathlib.Path, help="one, or several to compare"
+  )
+  report.add_argument(
+    "--workdir", type=pathlib.Path, help="the same as naming it"
+  )
+  report.add_argument(
+    "--out",
+    type=pathlib.Path,
+    help="also copy what may be shown to this folder: no images of patients",
+  )
+  report.add_argument(
+    "--cases",
+    type=lambda text: tuple(text.split(",")),
+    default=(),
+    metavar="CASE,...",
+    help="test cases to draw, instead of the best, median and worst",
   )
   command(
     "data",
@@ -124,19 +140,26 @@ def _overrides(parser, options, rest):
 
 
 def _train(options):
+  import jax
+
   from kdjax import configs
   from kdjax.engine import loop
   from kdjax.engine import study as studies
   from kdjax.evaluate import cases
+  from kdjax.evaluate import efficiency
+  from kdjax.report import build
+  from kdjax.report import environment
 
   config = configs.load(options.config, options.overrides)
   _keep_compilations(config)
   study = studies.make_study(config, options.workdir)
   configs.claim(config, options.workdir)
   studies.claim_data(study)
+  environment.write(options.workdir, jax.devices())
   teachers, students = loop.train(study)
   cases.write(study, teachers, students)
-  print(_tables(config, options.workdir))
+  efficiency.write(study)
+  print(build.write(options.workdir, *_asked(options.workdir)))
 
 
 def _keep_compilations(config):
@@ -148,28 +171,35 @@ def _keep_compilations(config):
 
 
 def _report(options):
-  from kdjax import configs
+  from kdjax.report import across
+  from kdjax.report import build
+  from kdjax.report import results
 
-  print(_tables(configs.read(options.workdir), options.workdir))
+  folders = [*options.workdirs, *filter(None, [options.workdir])]
+  if not folders:
+    raise UserError("report: name a workdir, or several to compare.")
+  runs = {str(folder): (folder, *_asked(folder)) for folder in folders}
+  if len(runs) > 1:
+    found = {name: results.compute(*run) for name, run in runs.items()}
+    print(across.write(found, options.out))
+    return
+  (run,) = runs.values()
+  print(build.write(*run, cases=options.cases))
   if options.out:
-    options.out.mkdir(parents=True, exist_ok=True)
-    report = options.workdir / "report"
-    names = ("config.json", "history.csv", "per_case.csv")
-    for path in [*report.glob("*.*"), *(options.workdir / x for x in names)]:
-      shutil.copy(path, options.out)
+    build.publish(*run, options.out)
 
 
-def _tables(config, workdir):
+def _asked(workdir):
+  """Config, arms and parameter counts of a trained workdir."""
+  from kdjax import configs
   from kdjax.distill import trials
   from kdjax.engine import study as studies
-  from kdjax.report import tables
 
-  return tables.write(
-    workdir,
-    studies.parameters(config),
-    {arm.name: arm.reference for arm in trials.make_arms(config.grid)},
-    published=config.published,
-  )
+  config = configs.read(workdir)
+  # efficiency.csv has the counts, and needs no network to be made.
+  stored = (workdir / "efficiency.csv").exists()
+  counts = {} if stored else studies.parameters(config)
+  return config, trials.make_arms(config.grid), counts
 
 
 def _data(options):

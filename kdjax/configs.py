@@ -74,8 +74,15 @@ FIELDS = {
     "blocks_at_once": "blocks that train together on one device",
     "checkpoint_minutes": "between two checkpoints of a stage",
   },
+  "report": {
+    "equivalence_margin": "Dice points within which two models are equals",
+  },
   "published": "set the paper's numbers beside ours",
 }
+
+
+# What only a report reads: it may change without training anew.
+REPORTED = ("report", "published")
 
 
 def load(source, overrides=()):
@@ -178,6 +185,8 @@ def _value(old, text):
 def claim(config, workdir):
   """Writes `config.json` into `workdir`, or compares it with the one there.
 
+  What only a report reads (`REPORTED`) may differ, and is written anew.
+
   Raises:
     UserError: the workdir belongs to another config; names the fields.
   """
@@ -186,8 +195,13 @@ def claim(config, workdir):
   if not path.exists():
     files.write_text(path, text)
     return
-  old = _flatten(_parse(path))
-  new = _flatten(json.loads(text))
+  old, new = _parse(path), json.loads(text)
+  if old == new:
+    return
+  trained = lambda tree: _flatten(
+    {name: tree[name] for name in tree if name not in REPORTED}
+  )
+  old, new = trained(old), trained(new)
   if differing := [x for x in {**old, **new} if old.get(x) != new.get(x)]:
     changes = ", ".join(
       f"{x} ({old.get(x)!r} there, {new.get(x)!r} now)" for x in differing[:5]
@@ -197,6 +211,7 @@ def claim(config, workdir):
       f"{workdir} belongs to another config: {changes}{more}. Choose another "
       "--workdir, or the old values."
     )
+  files.write_text(path, text)
 
 
 def read(workdir):

@@ -6,11 +6,16 @@ from etils import epath
 
 
 def write_text(path, text):
-  """Writes `text` beside `path`, then renames: a reader never sees half of it.
+  """Writes `text` as UTF-8, its line ends untouched; see `write_bytes`."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path, content):
+  """Writes beside `path`, then renames: a reader never sees half of it.
 
   Args:
     path: a local path or a bucket's (`gs://...`); missing folders are made.
-    text: the whole content, stored as UTF-8 with its line ends untouched.
+    content: the whole of it.
 
   Raises:
     OSError: `path` cannot be written; what stood there is unharmed.
@@ -19,7 +24,7 @@ def write_text(path, text):
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.parent / f".{path.name}.{uuid.uuid4().hex}"
   try:
-    beside.write_bytes(text.encode())
+    beside.write_bytes(content)
     beside.replace(path)
   except BaseException:  # An interrupt must not leave half a file either.
     beside.unlink(missing_ok=True)

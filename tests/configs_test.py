@@ -118,3 +118,11 @@ def test_a_damaged_config_is_named(tmp_path):
   (tmp_path / "config.json").write_text("[1")
   with pytest.raises(UserError, match="config.json is damaged"):
     configs.read(tmp_path)
+
+
+def test_what_only_a_report_reads_may_change_in_a_workdir(tmp_path):
+  source = "configs/quickstart.py:tiny"
+  configs.claim(configs.load(source), tmp_path)
+  other = configs.load(source, [("report.equivalence_margin", "1.0")])
+  configs.claim(other, tmp_path)
+  assert configs.read(tmp_path).report.equivalence_margin == 1.0

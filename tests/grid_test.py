@@ -49,16 +49,14 @@ def grid(tmp_path_factory):
 
   In float64, where a real mistake stands out by ten orders of magnitude.
   """
-  patch = pytest.MonkeyPatch()
-  patch.setattr(parallel.jax, "local_devices", lambda: jax.devices()[:1])
-  with jax.enable_x64(True):
-    config = conftest.make_config("float64")
-    config.folds = (0, 1)
+  config = conftest.make_config("float64")
+  config.folds = (0, 1)
+  with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(parallel.jax, "local_devices", lambda: jax.devices()[:1])
     study = conftest.make_study(config, SOME, tmp_path_factory.mktemp("grid"))
     teachers = loop.run_stage(study, stages.teacher_stage(study))
     trained = loop.run_stage(study, stages.student_stage(study), teachers)
-    patch.undo()
-    yield Grid(study, teachers, named(study, trained))
+    return Grid(study, teachers, named(study, trained))
 
 
 @dataclasses.dataclass
@@ -73,7 +71,10 @@ class Grid:
     config.folds = folds
     config.engine.update(engine)
     study = conftest.make_study(config, arms, workdir)
-    trained = loop.run_stage(study, stages.student_stage(study), self.teachers)
+    with jax.enable_x64(True):
+      trained = loop.run_stage(
+        study, stages.student_stage(study), self.teachers
+      )
     assert len(trained) == len(folds)
     for trial, state in named(study, trained).items():
       jax.tree.map(assert_close, state, self.students[trial])

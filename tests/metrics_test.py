@@ -35,6 +35,13 @@ def test_dice_and_iou_are_counts_of_pixels():
   assert metrics.iou(prediction, truth) == pytest.approx(2 / 5)
 
 
+def test_precision_and_recall_share_what_both_cover():
+  truth = mask((0, 0), (0, 1), (1, 0), (1, 1))
+  prediction = mask((0, 1), (1, 1), (2, 1))
+  assert metrics.precision(prediction, truth) == pytest.approx(2 / 3)
+  assert metrics.recall(prediction, truth) == pytest.approx(2 / 4)
+
+
 @quick
 @given(masks, masks)
 def test_dice_is_symmetric_in_unit_range_and_tied_to_iou(first, second):
@@ -57,7 +64,7 @@ def test_masks_of_other_shapes_are_refused_not_broadcast():
   [
     (LESION, LESION, 1, 0),
     (EMPTY, LESION, 0, DIAGONAL),
-    (LESION, EMPTY, math.nan, DIAGONAL),
+    (LESION, EMPTY, math.nan, math.nan),
     (EMPTY, EMPTY, math.nan, math.nan),
   ],
 )
@@ -72,6 +79,8 @@ def test_empty_masks_follow_the_stated_rule(
       "assd": distance,
       "empty_truth": int(truth is EMPTY),
       "empty_prediction": int(prediction is EMPTY),
+      "precision": overlap,
+      "recall": overlap,
     },
     nan_ok=True,
   )
@@ -82,7 +91,7 @@ def test_empty_masks_follow_the_stated_rule(
 def test_a_missed_lesion_never_improves_a_score(prediction, truth):
   truth[3, 3] = True
   missed, seen = row(EMPTY, truth), row(prediction, truth)
-  for metric in ("dice", "iou"):
+  for metric in ("dice", "iou", "precision", "recall"):
     assert missed[metric] <= seen[metric]
   for metric in ("hd95", "assd"):
     assert missed[metric] >= seen[metric]
@@ -161,3 +170,20 @@ def test_a_margin_that_is_not_a_number_scores_as_a_miss():
   found = metrics.case_row(np.full((3, 3), np.nan), LESION)
   assert found["dice"] == 0
   assert found["hd95"] == pytest.approx(DIAGONAL)
+
+
+@quick
+@given(masks, masks)
+def test_metrics_agree_with_monai(prediction, truth):
+  monai = pytest.importorskip("monai.metrics")
+  torch = pytest.importorskip("torch")
+  truth[3, 3] = prediction[2, 2] = True
+  pair = [torch.tensor(x[None, None]) for x in (prediction, truth)]
+  found = row(prediction, truth)
+  for name, value in (
+    ("dice", monai.compute_dice(*pair)),
+    ("iou", monai.compute_iou(*pair)),
+    ("hd95", monai.compute_hausdorff_distance(*pair, True, percentile=95)),
+    ("assd", monai.compute_average_surface_distance(*pair, True, True)),
+  ):
+    assert found[name] == pytest.approx(value.item(), abs=1e-5), name

@@ -60,6 +60,7 @@ def test_batches_are_whole_or_split():
   assert whole.spread_batches(batches).shape == (4, 3, 1, 8)
   split = parallel.make_layout(1, 1, 8, devices=jax.devices())
   parts = split.spread_batches(batches)
+  assert split.spread_batches(batches[:, :, 0]).shape == (4, 3, 1)
   assert parts.shape == (4, 3, 1, 2)
   np.testing.assert_array_equal(
     np.concatenate(list(parts), axis=-1)[:, 0], batches[0]

@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from kdjax.evaluate import statistics
+from kdjax.report import published
 
 # Darwin's Zea mays: crossed minus self-fertilised, in eighths of an inch, the
 # textbook's paired sample (Fisher, The Design of Experiments, 1935).
@@ -90,8 +92,61 @@ def test_unpaired_arrays_are_refused(test):
     test([0.1, 0.2], [0.1, 0.2, 0.3])
 
 
-def test_half_width_is_the_t_quantile_times_the_standard_error():
-  # Two values: t at 97.5 %, one degree of freedom, is tan(0.475 pi).
-  expected = math.tan(0.475 * math.pi) * (0.2 / math.sqrt(2)) / math.sqrt(2)
-  assert statistics.half_width([0.4, 0.6, math.nan]) == pytest.approx(expected)
-  assert math.isnan(statistics.half_width([0.4]))
+def test_holm_leaves_the_three_published_survivors():
+  # Of eleven arms with p < 0.05 against Student, paper.md names three.
+  arms = {x: row for x, row in published.TABLE_4.items() if "_" in x}
+  p = [row.p_student for row in arms.values()]
+  assert sum(x < 0.05 for x in p) == 11
+  corrected = statistics.holm(p)
+  kept = {x for x, q in zip(arms, corrected, strict=True) if q < 0.05}
+  assert kept == {"L_KLD_WAug", "HReg_KLD", "L_KLD"}
+
+
+def test_holm_steps_down_and_never_up():
+  # 4 x 0.01; 3 x 0.02; then 2 x 0.025 would be less than that; then 0.5.
+  found = statistics.holm([0.025, 0.01, 0.5, 0.02])
+  np.testing.assert_allclose(found, [0.06, 0.04, 0.5, 0.06])
+
+
+def test_holm_leaves_out_what_could_not_be_compared():
+  found = statistics.holm([0.01, math.nan, 0.04])
+  np.testing.assert_allclose(found, [0.02, math.nan, 0.04])
+  assert statistics.holm([]).shape == (0,)
+
+
+def test_effect_is_the_balance_of_ranks():
+  # |d| ranks 1, 2, 3, 4; against: 2. (8 - 2) / 10.
+  assert statistics.effect([1, -2, 3, 4], [0] * 4) == pytest.approx(0.6)
+  assert statistics.effect([0, -2, 3, 4], [0, 0, 0, 0]) == pytest.approx(4 / 6)
+  assert statistics.effect([1, 2], [1, 2]) == 0
+
+
+def test_tally_counts_wins_ties_losses():
+  first, second = [0.3, 0.1 + 0.2, 0.5, math.nan, 0.1], [0.1, 0.3, 0.6, 1, 0.0]
+  assert statistics.tally(first, second) == (2, 1, 1)
+
+
+def test_equivalence_is_the_worse_of_two_one_sided_tests():
+  difference = np.array(MAIZE) / 1000
+  expected = max(
+    stats.ttest_1samp(difference, -0.04, alternative="greater").pvalue,
+    stats.ttest_1samp(difference, 0.04, alternative="less").pvalue,
+  )
+  zeros = np.zeros(15)
+  found = statistics.equivalence(difference, zeros, 0.04)
+  assert 0.001 < found == pytest.approx(expected)
+  assert statistics.equivalence(zeros, difference, 0.04) == pytest.approx(found)
+
+
+def test_a_constant_difference_is_not_tested_for_equivalence():
+  assert math.isnan(statistics.equivalence([0.0] * 5, [0.0] * 5, 0.02))
+
+
+def test_smallest_detectable_has_the_power_that_it_promises():
+  rng = np.random.default_rng(0)
+  noise = rng.normal(size=40)
+  noise = (noise - noise.mean()) / noise.std(ddof=1)
+  size = statistics.smallest_detectable(noise, np.zeros(40), alpha=0.05)
+  draws = rng.normal(size, 1, (4000, 40))
+  power = np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05)
+  assert power == pytest.approx(0.8, abs=0.02)  # Three standard errors.

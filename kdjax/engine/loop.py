@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from kdjax import files
 from kdjax.engine import checkpoint
+from kdjax.engine import scalars
 from kdjax.engine import stages
 
 HISTORY = (
@@ -219,9 +220,10 @@ def write_history(study, stage, progress):
   writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
   writer.writeheader()
   writer.writerows(others)
-  for of_block in progress.values():
-    writer.writerows(of_block.history)
+  rows = [row for x in progress.values() for row in x.history]
+  writer.writerows(rows)
   files.write_text(path, text.getvalue())
+  scalars.write(study.workdir / "tensorboard", rows)
 
 
 def _bar(programs, stage, blocks):

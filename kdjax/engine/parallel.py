@@ -76,11 +76,11 @@ class Layout:
     )
 
   def spread_batches(self, tree):
-    """`[W, T, B]` of a wave's batches to `[D, T, N, B']`, on the host."""
+    """`[W, T, B]` or `[W, T]` of a wave to `[D, T, N, B']`, on the host."""
 
     def spread(x):
-      x = np.moveaxis(x[self.block_ids], 2, 1)  # [D, T, N, B]
-      if not self.split_batch:
+      x = np.moveaxis(x[self.block_ids], 2, 1)  # [D, T, N, B], or without B
+      if not self.split_batch or x.ndim == 3:
         return x
       parts = np.split(x, len(self.devices), axis=-1)
       return np.stack([part[d] for d, part in enumerate(parts)])

@@ -66,7 +66,11 @@ def init_state(key, weights, *, images, student, regressors):
   """
   variables = pretrained.merge(student.init(key, images), weights)
   params = {"student": variables["params"], "regressors": {}}
-  batch_stats = variables.get("batch_stats", {})
+  # Flax starts statistics in float32 whatever the rest; a step would not.
+  dtype = jnp.result_type(*jax.tree.leaves(variables["params"]))
+  batch_stats = jax.tree.map(
+    lambda x: x.astype(dtype), variables.get("batch_stats", {})
+  )
   if regressors:
     student_taps = tuple({pair[0] for pair in regressors})
     features = jax.eval_shape(
@@ -80,7 +84,7 @@ def init_state(key, weights, *, images, student, regressors):
       name = regressor_name(pair)
       own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
       params["regressors"][name] = regressor.init(own_key, blank)["params"]
-  number = jnp.result_type(float)
+  number = _number()
   return TrialState(
     params=params,
     batch_stats=batch_stats,
@@ -135,9 +139,10 @@ def distillation_loss(trial, student, teachers, mask, regress, objectives):
       ]
       target = jax.lax.select_n(trial.view, *(x for _, x in compared))
       classes = pathways.memberships(mask, target, student[0].shape[-1])
-      return jnp.mean(
-        loss.function(compared[0][0], target, trial.temperature, classes)
-      )
+      each = loss.function(
+        compared[0][0], target, trial.temperature, classes
+      )  # [B]
+      return jnp.mean(each).astype(_number())
 
     def value():
       if not objective.pairs:
@@ -154,7 +159,7 @@ def distillation_loss(trial, student, teachers, mask, regress, objectives):
 
     return value
 
-  nothing = lambda: jnp.zeros((), jnp.result_type(float))
+  nothing = lambda: jnp.zeros((), _number())
   return jax.lax.switch(
     trial.objective, [nothing, *(branch(x) for x in objectives)]
   )
@@ -264,6 +269,11 @@ def finish_epoch(state, epoch, validation_loss, *, max_epochs, patience):
     live=state.live & (stale < patience) & (epoch < max_epochs),
     sums=jax.tree.map(jnp.zeros_like, state.sums),
   )
+
+
+def _number():
+  """The type of losses: that of Python's float, as JAX is set."""
+  return jnp.result_type(float)
 
 
 def _where(condition, chosen, otherwise):

@@ -1,4 +1,4 @@
-"""Writes per_case.csv: what every model said of every test case."""
+"""Writes what every model said of every case: per_case.csv, predictions.npz."""
 
 import csv
 import io
@@ -7,6 +7,7 @@ from kdjax import files
 from kdjax.engine import loop
 from kdjax.engine import stages
 from kdjax.evaluate import metrics
+from kdjax.evaluate import predictions
 
 COLUMNS = (
   "model",
@@ -20,29 +21,34 @@ COLUMNS = (
   "assd",
   "empty_truth",
   "empty_prediction",
+  "precision",
+  "recall",
 )
 
 
 def write(study, teachers, students):
-  """Predicts the test cases of every block and writes per_case.csv.
+  """Predicts the test cases of every block and writes both files.
 
   Args:
     study: `Study`.
     teachers: best states by block, as `loop.train` returns them.
     students: the same.
   """
-  rows = []
+  rows, margins = [], []
   for stage, best in (
     (stages.teacher_stage(study), teachers),
     (stages.student_stage(study), students),
   ):
-    for block, margins in loop.predict(study, stage, best):
-      for arm, of_arm in zip(stage.arms, margins, strict=True):
+    for block, of_block in loop.predict(study, stage, best):
+      for arm, of_arm in zip(stage.arms, of_block, strict=True):
         rows += _rows(study, block, arm.name, of_arm)
+        margins += list(of_arm > 0)
+  predictions.write(study.workdir, study.dataset, rows, margins)
   text = io.StringIO()
   writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
   writer.writeheader()
   writer.writerows(rows)
+  # Last, since it says that all is done.
   files.write_text(study.workdir / "per_case.csv", text.getvalue())
 
 

@@ -2,15 +2,14 @@
 
 The rule for empty masks, so that a missed lesion never improves a score:
 
-  truth     prediction   Dice, IoU   HD95, ASSD
+  truth     prediction   overlaps    HD95, ASSD
   lesion    lesion       measured    measured
   lesion    empty        0           diagonal of the image, the worst possible
-  empty     lesion       undefined   diagonal of the image
-  empty     empty        undefined   undefined
+  empty     either       undefined   undefined
 
-Undefined is NaN: left out of means and tests, never counted as 1. False alarms
-on images without a lesion are a count of their own, from `empty_truth` and
-`empty_prediction`.
+Overlaps are Dice, IoU, precision and recall. Undefined is NaN: left out of
+means and tests, never counted as 1. False alarms on images without a lesion
+are a count of their own, from `empty_truth` and `empty_prediction`.
 """
 
 import numpy as np
@@ -61,6 +60,29 @@ def iou(prediction, truth):
   return float(both / np.count_nonzero(prediction | truth))
 
 
+def precision(prediction, truth):
+  """|A and B| / |A|, A predicted, bool `[h, w]` twice to a float in [0, 1].
+
+  0 where nothing is predicted, NaN where the truth is empty.
+  """
+  prediction, truth = _masks(prediction, truth)
+  if not truth.any():
+    return float("nan")
+  both = np.count_nonzero(prediction & truth)
+  return float(both / max(np.count_nonzero(prediction), 1))
+
+
+def recall(prediction, truth):
+  """|A and B| / |B|, B the truth, bool `[h, w]` twice to a float in [0, 1].
+
+  NaN where the truth is empty.
+  """
+  prediction, truth = _masks(prediction, truth)
+  if not truth.any():
+    return float("nan")
+  return float(np.count_nonzero(prediction & truth) / np.count_nonzero(truth))
+
+
 def surface_distances(prediction, truth):
   """HD95 and ASSD in pixels, bool `[h, w]` twice to two floats.
 
@@ -71,13 +93,13 @@ def surface_distances(prediction, truth):
   https://doi.org/10.1186/s12880-015-0068-x).
 
   Returns:
-    `(hd95, assd)`, both the image's diagonal where just one mask is empty, both
-    NaN where the two are.
+    `(hd95, assd)`, both the image's diagonal where nothing is predicted, both
+    NaN where the truth is empty.
   """
   prediction, truth = _masks(prediction, truth)
-  if not prediction.any() and not truth.any():
+  if not truth.any():
     return float("nan"), float("nan")
-  if not prediction.any() or not truth.any():
+  if not prediction.any():
     diagonal = float(np.hypot(*truth.shape))
     return diagonal, diagonal
   # Both surfaces lie in this box, so cropping costs nothing and saves the time
@@ -98,7 +120,7 @@ def case_row(margin, truth):
 
   Returns:
     `dice`, `iou` in [0, 1]; `hd95`, `assd` in pixels of the original mask;
-    `empty_truth`, `empty_prediction`, 0 or 1.
+    `empty_truth`, `empty_prediction`, 0 or 1; `precision`, `recall` in [0, 1].
   """
   truth = np.asarray(truth, bool)
   prediction = upsample(margin, truth.shape) > 0
@@ -110,6 +132,8 @@ def case_row(margin, truth):
     "assd": assd,
     "empty_truth": int(not truth.any()),
     "empty_prediction": int(not prediction.any()),
+    "precision": precision(prediction, truth),
+    "recall": recall(prediction, truth),
   }
 
 

@@ -1,4 +1,4 @@
-"""Paired comparisons of two models on the same cases, by scipy.
+"""Paired comparisons of two models on the same cases, by scipy, statsmodels.
 
 Inputs are aligned arrays `[n]`, one value per case. A pair with a NaN is
 dropped; fewer than two pairs left say nothing, which is NaN. Differences are
@@ -10,6 +10,9 @@ import warnings
 
 import numpy as np
 from scipy import stats
+from statsmodels.stats import multitest
+from statsmodels.stats import power as powers
+from statsmodels.stats import weightstats
 
 
 def t_test(first, second):
@@ -43,17 +46,77 @@ def wilcoxon(first, second):
   return float(stats.wilcoxon(difference).pvalue)
 
 
-def half_width(values, level=0.95):
-  """Half the t interval of the mean, `[n]` to a float; the values' own unit.
+def holm(p):
+  """Holm's corrected p over one family, `[m]` to `[m]`, in [0, 1].
 
-  It takes the values as independent. NaN for fewer than two.
+  Every hypothesis whose corrected p is below 0.05 may be rejected, with at most
+  5 % risk of even one error (Holm, https://www.jstor.org/stable/4615733). NaN,
+  a comparison that could not be made, is no member of the family.
   """
-  values = np.asarray(values, float)
-  values = values[~np.isnan(values)]
-  if len(values) < 2:
+  p = np.asarray(p, float)
+  corrected = np.full(p.shape, np.nan)
+  known = ~np.isnan(p)
+  if known.any():
+    corrected[known] = multitest.multipletests(p[known], method="holm")[1]
+  return corrected
+
+
+def effect(first, second):
+  """Matched-pairs rank-biserial correlation, `[n]` twice to a float in [-1, 1].
+
+  The share of the ranks of |difference| that favour `first` minus the share
+  that favour `second`; it goes with the signed-rank test (Kerby,
+  https://doi.org/10.2466/11.IT.3.1). Equal arrays give 0.
+  """
+  difference = differences(first, second)
+  if len(difference) < 2:
     return float("nan")
-  quantile = stats.t.ppf((1 + level) / 2, len(values) - 1)
-  return float(quantile * np.std(values, ddof=1) / np.sqrt(len(values)))
+  difference = difference[difference != 0]
+  if not len(difference):
+    return 0.0
+  above = stats.wilcoxon(difference, alternative="greater").statistic
+  return float(2 * above / (len(difference) * (len(difference) + 1) / 2) - 1)
+
+
+def tally(first, second):
+  """How often `first` is above, equal to, below `second`: three counts."""
+  signs = np.sign(differences(first, second))
+  return tuple(int(np.count_nonzero(signs == x)) for x in (1, 0, -1))
+
+
+def equivalence(first, second, margin):
+  """The p of two one-sided paired t-tests, `[n]` twice to a float in [0, 1].
+
+  Small means: the mean difference lies within `margin` on either side of 0
+  (Schuirmann, https://doi.org/10.1007/BF01068419). `margin` has the values' own
+  unit. NaN for a constant difference, such as that of two networks that never
+  predict anything: no spread, no test.
+  """
+  difference = differences(first, second)
+  if len(difference) < 2 or np.ptp(difference) == 0:
+    return float("nan")
+  zeros = np.zeros_like(difference)
+  return float(weightstats.ttost_paired(difference, zeros, -margin, margin)[0])
+
+
+def smallest_detectable(first, second, alpha=0.05, power=0.8):
+  """Mean difference that a paired t-test would show, `[n]` twice to a float.
+
+  The true difference at which a two-sided test at `alpha` has `power`, given
+  the spread of the differences that was found; the values' own unit.
+  """
+  difference = differences(first, second)
+  if len(difference) < 3 or np.ptp(difference) == 0:
+    return float("nan")
+  with warnings.catch_warnings():
+    # A root that is not found comes back as NaN or is refused below.
+    warnings.simplefilter("ignore")
+    found = powers.TTestPower().solve_power(
+      nobs=len(difference), alpha=alpha, power=power
+    )
+  found = float(np.ravel(found)[0])
+  spread = float(np.std(difference, ddof=1))
+  return found * spread if found > 0 else float("nan")
 
 
 def differences(first, second):

@@ -1,238 +1,388 @@
-"""The study's table from per-case numbers, as CSV, Markdown and LaTeX.
+"""The study's table: numbers as a frame, words in Markdown and LaTeX."""
 
-Its unit is the (fold, case), averaged over seeds first: means, deviations and
-paired tests are over units.
-"""
-
-import io
-import math
-
-from etils import epath
+import numpy as np
 import pandas as pd
 
-from kdjax import errors
-from kdjax import files
-from kdjax.evaluate import statistics
+from kdjax.evaluate import intervals
 from kdjax.report import published as paper
+from kdjax.report import results as computed
+from kdjax.report import rows
+from kdjax.report import verdicts
+from kdjax.report import words
 
-COLUMNS = (
+STATISTICS = (
   "model",
   "cases",
   "dice_mean",
   "dice_std",
+  "dice_ci_low",
+  "dice_ci_high",
+  "dice_median",
+  "dice_q25",
+  "dice_q75",
+  "iou_mean",
+  "precision_mean",
+  "recall_mean",
+  "hd95_mean",
+  "assd_mean",
+  "missed",
+  "false_alarms",
   "t_p_teacher",
   "wilcoxon_p_teacher",
   "t_p_student",
   "wilcoxon_p_student",
-  "parameters",
 )
-PUBLISHED_COLUMNS = ("published_dice_mean", "published_dice_std")
-_TEXT = ("model", "case", "group")
-_COUNTS = ("fold", "seed", "empty_truth", "empty_prediction")
-_LIMITS = {"dice": 1, "iou": 1, "hd95": math.inf, "assd": math.inf}
-_REFERENCES = ("Teacher", "Student")
-_TESTS = ("t-test", "Wilcoxon")
+COLUMNS = (*STATISTICS, *computed.EFFICIENCY)
+PUBLISHED_COLUMNS = (
+  "published_dice_mean",
+  "published_dice_std",
+  "published_p_teacher",
+  "published_p_student",
+)
+TRIALS = ("model", "fold", "seed", "cases", "dice_mean", "epochs", "diverged")
 _LATEX = str.maketrans(
   {character: "\\" + character for character in "&%$#_{}"}
   | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
   | {"^": r"\textasciicircum{}", "±": r"$\pm$", "<": "$<$", ">": "$>$"}
+  | {words.MINUS: "$-$", "–": "--"}
 )
 
 
-def write(workdir, parameters, references, published=False):
-  """Writes report/table.csv, .md and .tex from per_case.csv.
+def summarize(results):
+  """The table as a frame: `COLUMNS`, then the published if asked for.
 
-  Args:
-    workdir: holds per_case.csv and gets the report folder.
-    parameters: model to its parameter count. A model named here that has no
-      case gets a row without numbers: a lost arm is shown, not hidden.
-    references: arm to the Student that it is compared with. Whoever is not
-      named is compared with the only Student, or with none if there are more.
-    published: whether Table 4 of the paper stands beside ours.
-
-  Returns:
-    The Markdown: the table, then a note on what the numbers are.
-
-  Raises:
-    UserError: per_case.csv is missing or damaged; nothing is written then.
+  Dice, IoU, precision and recall are in [0, 1], distances in pixels of the
+  original mask, the interval is 95 % BCa over groups; `missed` counts lesions
+  and `false_alarms` images without one, over folds and seeds.
   """
-  per_case = read(workdir)
-  table = summarize(per_case, parameters, references)
-  notes = note(per_case, table)
-  if published:
-    for column in PUBLISHED_COLUMNS:
-      field = column.removeprefix("published_")
-      table[column] = [
-        round(getattr(paper.TABLE_4[model], field) / 100, 4)
-        if model in paper.TABLE_4
-        else None
-        for model in table["model"]
-      ]
-    notes.append(
-      "Published: Behboodi, Brooks, Rivaz, doi 10.36922/aih.3509, Table 4."
-    )
-  text = markdown(table, notes)
-  report = epath.Path(workdir) / "report"
-  for name, content in (
-    ("table.csv", table.to_csv(index=False)),
-    ("table.md", text),
-    ("table.tex", latex(table, notes)),
-  ):
-    files.write_text(report / name, content)
-  return text
-
-
-def read(workdir):
-  """Reads and checks per_case.csv: a frame, one row per model, trial and case.
-
-  `dice` and `iou` are in [0, 1], NaN where `empty_truth`, as in
-  `evaluate.metrics`.
-
-  Raises:
-    UserError: the file is missing or damaged.
-  """
-  path = epath.Path(workdir) / "per_case.csv"
-  if not path.exists():
-    raise errors.UserError(
-      f"{path}: no such file; `kdjax train` writes it when all trials are done."
-    )
-  try:
-    # A case may be called "007" or "NA", so words stay words.
-    frame = pd.read_csv(
-      io.BytesIO(path.read_bytes()),
-      dtype=dict.fromkeys(_TEXT, str) | dict.fromkeys(_LIMITS, float),
-      keep_default_na=False,
-      na_values=dict.fromkeys(_LIMITS, ["", "nan", "NaN"]),
-    )
-    damage = _damage(frame)
-  except (OSError, ValueError) as error:
-    damage = str(error).strip().splitlines()[0]
-  if damage:
-    raise errors.UserError(
-      f"{path}: damaged ({damage}); delete it and run `kdjax train` again in "
-      "this workdir to evaluate anew."
-    )
-  return frame
-
-
-def units(per_case, metric="dice"):
-  """Mean over seeds of `metric`: a frame, a row per unit, a column per model.
-
-  NaN where the model was not tested or the metric is undefined.
-  """
-  means = per_case.groupby(["fold", "case", "model"])[metric].mean()
-  return means.unstack("model")
-
-
-def summarize(per_case, parameters, references):
-  """The table as a frame of `COLUMNS`: Teacher, Students, arms as they come."""
-  scores = units(per_case)
-  found = list(dict.fromkeys([*per_case["model"], *parameters]))
-  students = [
-    model
-    for model in found
-    if model in references.values() or model == "Student"
-  ]
-  first = [model for model in found if model == "Teacher"] + students
-  order = first + [model for model in found if model not in first]
-  scores = scores.reindex(columns=order)
-  only = students[0] if len(students) == 1 else None
-  rows = []
-  for model in order:
+  per_case = results.per_case
+  scores = results.scores.reindex(columns=list(results.models))
+  groups = rows.groups(per_case, scores.index)
+  others = {
+    name: rows.units(per_case, name).mean()
+    for name in ("iou", "precision", "recall", "hd95", "assd")
+    if name in per_case
+  }
+  lesion = per_case["empty_truth"] == 0
+  silent = per_case["empty_prediction"] == 1
+  missed = per_case[lesion & silent]["model"].value_counts()
+  alarms = per_case[~lesion & ~silent]["model"].value_counts()
+  found = []
+  for model in results.models:
     values = scores[model].dropna()
-    student = references.get(model, only)
-    row = [model, len(values), values.mean(), values.std()]
-    for reference in ("Teacher", student):
-      if reference == model or reference not in scores:
-        row += [None, None]
-      else:
-        pair = scores[model].to_numpy(), scores[reference].to_numpy()
-        row += [statistics.t_test(*pair), statistics.wilcoxon(*pair)]
-    rows.append([*row, parameters.get(model)])
-  table = pd.DataFrame(rows, columns=COLUMNS)
-  real = COLUMNS[2:-1]
-  return table.astype(dict.fromkeys(real, float) | {"parameters": "Int64"})
+    low, high = intervals.of_mean(scores[model], groups)
+    q25, median, q75 = values.quantile([0.25, 0.5, 0.75])
+    row = {
+      "model": model,
+      "cases": len(values),
+      "dice_mean": values.mean(),
+      "dice_std": values.std(),
+      "dice_ci_low": low,
+      "dice_ci_high": high,
+      "dice_median": median,
+      "dice_q25": q25,
+      "dice_q75": q75,
+      **{f"{x}_mean": mean.get(model) for x, mean in others.items()},
+      "missed": int(missed.get(model, 0)),
+      "false_alarms": int(alarms.get(model, 0)),
+    }
+    student = results.references.get(model, _only_student(results))
+    for name, reference in (("teacher", "Teacher"), ("student", student)):
+      compared = _either(results, model, reference)
+      for test in ("t_p", "wilcoxon_p"):
+        row[f"{test}_{name}"] = compared[test] if compared else None
+    if model in results.efficiency.index:
+      row |= results.efficiency.loc[model].to_dict()
+    found.append(row)
+  table = pd.DataFrame(found, columns=COLUMNS)
+  whole = ("cases", "missed", "false_alarms")
+  counts = ("parameters", "multiply_adds", "file_bytes")
+  real = [x for x in COLUMNS[1:] if x not in (*whole, *counts)]
+  table = table.astype(
+    dict.fromkeys(real, float) | dict.fromkeys(counts, "Float64")
+  ).astype(dict.fromkeys(counts, "Int64"))
+  if results.config.published:
+    table = table.assign(**_published(table["model"]))
+  return table
 
 
-def note(per_case, table):
-  """What the numbers are and what they support: a list of sentences."""
-  scores = units(per_case)
-  cases, folds, seeds = (
-    _many(per_case[name].nunique(), name) for name in ("case", "fold", "seed")
+def trials(results):
+  """Every trial's mean Dice over its test cases, a frame of `TRIALS`.
+
+  `epochs` is how many it trained; a diverged trial has no Dice.
+  """
+  keys = ["model", "fold", "seed"]
+  dice = results.per_case.groupby(keys, sort=False)["dice"]
+  found = dice.agg(cases="count", dice_mean="mean").reset_index()
+  found["diverged"] = 0
+  found = pd.concat([found, results.diverged.assign(cases=0, diverged=1)])
+  curves = results.curves.rename(columns={"arm": "model"})
+  epochs = curves.groupby(keys)["epoch"].max().rename("epochs").reset_index()
+  epochs = epochs.astype({"fold": int, "seed": int})
+  found = found.astype({"fold": int, "seed": int})
+  found = found.merge(epochs, on=keys, how="left")
+  found["epochs"] = found["epochs"].astype("Float64").astype("Int64")
+  order = {model: i for i, model in enumerate(results.models)}
+  found = found.sort_values(
+    keys, key=lambda x: x.map(order) if x.name == "model" else x
   )
-  notes = [
-    f"Dice in percent, mean ± standard deviation over tested cases ({cases}, "
-    f"{folds}, {seeds}; a case's seeds are averaged first)."
+  return found[list(TRIALS)].reset_index(drop=True)
+
+
+def means(results, by):
+  """Mean Dice by model and "fold" or "seed": a frame, models as rows."""
+  table = results.per_case.groupby(["model", by])["dice"].mean().unstack(by)
+  return table.reindex(list(results.models))
+
+
+def _only_student(results):
+  students = [x for x in results.models if x in results.references.values()]
+  students = students or [x for x in results.models if x == "Student"]
+  return students[0] if len(students) == 1 else None
+
+
+def _either(results, model, reference):
+  """The comparison of two models whichever way round, or None."""
+  return results.comparison(model, reference) or results.comparison(
+    reference, model
+  )
+
+
+def _published(models):
+  found = {x: paper.TABLE_4.get(x) for x in models}
+  column = lambda name, scale: [
+    None
+    if row is None or getattr(row, name) is None
+    else round(getattr(row, name) / scale, 4)
+    for row in found.values()
   ]
-  if twice := int((scores.groupby("case").size() > 1).sum()):
-    notes.append(
-      f"Folds overlap: {_many(twice, 'case')} tested in more than one, so p "
-      "and intervals are too sure of themselves."
-    )
-  widths = [100 * statistics.half_width(scores[model]) for model in scores]
-  widths = [width for width in widths if not math.isnan(width)]
-  if widths:
-    notes.append(
-      f"A mean is known to within ± {min(widths):.1f} to {max(widths):.1f} "
-      "points (95 %, tested cases taken as independent)."
-    )
-  notes.append(
-    "p: two-sided paired t-test and Wilcoxon signed-rank test on the cases "
-    "that both models were tested on; * p < 0.05, ** p < 0.01, not corrected "
-    "for the number of comparisons."
-  )
-  return notes + _note_empty(per_case) + _note_missing(per_case, table)
+  return {
+    "published_dice_mean": column("dice_mean", 100),
+    "published_dice_std": column("dice_std", 100),
+    "published_p_teacher": column("p_teacher", 1),
+    "published_p_student": column("p_student", 1),
+  }
 
 
-def markdown(table, notes):
-  """The table in GitHub's Markdown, columns aligned, then the notes."""
-  header, rows = _cells(table)
-  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+def markdown(results, table, notes):
+  """Table, answer, claims and notes in GitHub's Markdown, columns aligned."""
+  header, body = cells(results, table)
+  lines = grid(header, body)
+  if costs := efficiency(results, table):
+    lines += ["", *grid(*costs)]
+  lines += ["", *results.answer]
+  if results.config.published:
+    lines += ["", "The published claims, on these numbers:", ""]
+    lines += [
+      f"{number}. {row['claim']} **{row['verdict'].capitalize()}.** "
+      f"{row['sentence']}"
+      for number, row in enumerate(results.claims.to_dict("records"), start=1)
+    ]
+  return "\n".join([*lines, "", *(f"- {x}" for x in notes)]) + "\n"
 
-  def line(cells):
-    model, *rest = cells
-    padded = [model.ljust(widths[0])]
+
+def grid(header, body):
+  """A table of words in GitHub's Markdown: its lines, columns aligned."""
+  widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+
+  def line(row):
+    first, *rest = row
+    padded = [first.ljust(widths[0])]
     padded += [x.rjust(n) for x, n in zip(rest, widths[1:], strict=True)]
     return "| " + " | ".join(padded) + " |"
 
   rule = ["-" * widths[0]] + ["-" * (n - 1) + ":" for n in widths[1:]]
-  lines = [line(header), line(rule), *map(line, rows), "", *notes]
-  return "\n".join(lines) + "\n"
+  return [line(header), line(rule), *map(line, body)]
 
 
-def latex(table, notes):
-  """The table as a LaTeX float over the page's width; it needs booktabs."""
-  header, rows = _cells(table)
-  words = lambda text: text.translate(_LATEX)
-  line = lambda cells: " & ".join(map(words, cells)) + r" \\"
-  before = len(header) - len(_REFERENCES) * len(_TESTS) - 1
-  groups = [
-    rf"\multicolumn{{{len(_TESTS)}}}{{c}}{{vs {to}}}" for to in _REFERENCES
-  ]
-  header = [name.split(",")[0] for name in header]  # The groups say the rest.
+def latex(results, table, notes):
+  """The table as a LaTeX float over both columns; it needs booktabs."""
+  header, body = cells(results, table)
+  # "model" and Dice stand alone; two groups share a head each.
+  student = [i for i, x in enumerate(header) if x.endswith("Student")]
+  teacher = [i for i, x in enumerate(header) if x.endswith("Teacher")]
+  escape = lambda text: text.translate(_LATEX)
+  line = lambda row: " & ".join(map(escape, row)) + r" \\"
+  groups, rules = [""] * student[0], []
+  for name, members in (("Student", student), ("Teacher", teacher)):
+    groups.append(rf"\multicolumn{{{len(members)}}}{{c}}{{against {name}}}")
+    rules.append(rf"\cmidrule(lr){{{members[0] + 1}-{members[-1] + 1}}}")
+  groups += [""] * (len(header) - teacher[-1] - 1)
+  short = [x.split(" vs ")[0] for x in header]
   lines = [
     r"% \usepackage{booktabs}",
     r"\begin{table*}",
     r"\centering",
-    rf"\caption{{{words(notes[0])}}}",
+    rf"\caption{{{escape(notes[0])}}}",
     r"\label{tab:kdjax}",
-    r"\footnotesize",
-    r"\setlength{\tabcolsep}{4pt}",
-    rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+    r"\scriptsize",
+    r"\setlength{\tabcolsep}{2pt}",
+    rf"\begin{{tabular}}{{@{{}}l{'r' * (len(header) - 1)}@{{}}}}",
     r"\toprule",
-    " & ".join([""] * before + groups).strip() + r" & \\",
-    line(header),
+    " & ".join(groups) + r" \\",
+    "".join(rules),
+    line(short),
     r"\midrule",
-    *map(line, rows),
+    *map(line, body),
     r"\bottomrule",
     r"\end{tabular}",
     r"\par\smallskip",
     r"\begin{minipage}{\linewidth}",
-    *map(words, notes[1:]),
+    r"\raggedright",
+    *map(escape, notes[1:]),
     r"\end{minipage}",
     r"\end{table*}",
   ]
   return "\n".join(lines) + "\n"
+
+
+def cells(results, table):
+  """Header and rows of words, the same for every layout."""
+  published = "published_dice_mean" in table
+  header = ["model", "Dice", "95 % interval"]
+  header += ["published"] if published else []
+  header += ["difference vs Student", "p vs Student"]
+  header += ["difference vs Teacher", "p vs Teacher", "equal p vs Teacher"]
+  header += ["parameters"]
+  body = []
+  for row in table.to_dict("records"):
+    model = row["model"]
+    line = [model, words.spread(row["dice_mean"], row["dice_std"])]
+    line.append(_interval(row["dice_ci_low"], row["dice_ci_high"]))
+    if published:
+      line.append(
+        words.spread(row["published_dice_mean"], row["published_dice_std"])
+      )
+    versus = results.versus_student(model)
+    line += _compared(versus)
+    versus = results.comparison(model, "Teacher")
+    line += _compared(versus)
+    line.append(words.p(versus["group_equivalent_p"]) if versus else "-")
+    body.append([*line, words.si(row["parameters"])])
+  return header, body
+
+
+def efficiency(results, table):
+  """Header and rows on what networks cost, or None if nothing is known."""
+  header = [
+    "network",
+    "parameters",
+    "multiply-adds",
+    "latency, ms",
+    "file",
+    "device-seconds",
+  ]
+  wanted = ("parameters", "multiply_adds", "latency_ms", "file_bytes")
+  kept, body = {}, []
+  for row in table.to_dict("records"):
+    if row["model"] != "Teacher" and row["model"] in results.distilled:
+      continue  # An arm costs what its Student costs.
+    kept[row["model"]] = [row[x] for x in wanted] + [row["device_seconds"]]
+  if all(pd.isna(x) for row in kept.values() for x in row[1:]):
+    return None
+  for model, (count, adds, latency, size, seconds) in kept.items():
+    body.append(
+      [
+        model,
+        words.si(count),
+        words.si(adds),
+        "-" if pd.isna(latency) else f"{latency:.3g}",
+        words.si(size, "B"),
+        "-" if pd.isna(seconds) else f"{seconds:,.0f}",
+      ]
+    )
+  return header, body
+
+
+def _interval(low, high):
+  if pd.isna(low):
+    return "-"
+  return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def _compared(row):
+  if row is None:
+    return ["-", "-"]
+  return [words.difference(row), words.p(row["group_holm_p"])]
+
+
+def notes(results):
+  """What the numbers are and what they support: a list of sentences."""
+  per_case = results.per_case
+  cases, folds, seeds = (
+    words.many(per_case[name].nunique(), name)
+    for name in ("case", "fold", "seed")
+  )
+  found = [
+    f"Dice in percent, mean ± standard deviation over tested cases ({cases}, "
+    f"{folds}, {seeds}; a case's seeds are averaged first); differences in "
+    "Dice points; intervals are 95 %, BCa bootstrap over groups of cases; p by "
+    "Wilcoxon's signed-rank test on groups, Holm-corrected over the arms "
+    "of one reference, * p < 0.05, ** p < 0.01; equal p: of two one-sided "
+    f"t-tests with a margin of {100 * results.margin:g} points."
+  ]
+  known = results.scores.dropna(how="all").index
+  count = rows.groups(per_case, known)
+  alone = len(set(count)) == len(count)
+  if not alone:
+    found.append(
+      f"{len(count)} tested cases, counted once a fold, fall into "
+      f"{words.many(len(set(count)), 'group')} (same patient, near-duplicate, "
+      "or one case in several folds), each of which counts once in tests."
+    )
+  twice = int((results.scores.groupby("case").size() > 1).sum())
+  if twice:
+    found.append(
+      f"Folds overlap: {words.many(twice, 'case')} tested in more than one."
+    )
+  if results.ratio is not None:
+    found.append(
+      "The folds are repeated hold-outs: a difference is taken as shown only "
+      "if the interval over folds with Nadeau and Bengio's corrected variance "
+      "leaves out 0 too (comparisons.csv, corrected_low and corrected_high)."
+    )
+  elif per_case["fold"].nunique() == 1:
+    found.append(
+      "One split was run: nothing is known of networks trained on another."
+    )
+  if len(set(count)) < verdicts.FEWEST:
+    found.append(
+      f"Fewer than {verdicts.FEWEST} independent cases: no verdict is given."
+    )
+  found += _note_power(results)
+  found += _note_empty(per_case)
+  found += _note_missing(results)
+  found += _note_silent(per_case)
+  if len(results.terms) and not results.terms["converged"].all():
+    why = results.terms["note"].iloc[0] or "no reason given"
+    found.append(f"The mixed model of factors.csv did not converge: {why}")
+  return found
+
+
+def _note_power(results):
+  frame = results.comparisons
+  limits = frame["detectable"].astype(float).to_numpy()
+  limits = 100 * limits[~np.isnan(limits)]
+  if not len(limits):
+    return []
+  return [
+    "The smallest difference that this design would show (80 % power, at "
+    "the level of Holm's first step) is "
+    f"{limits.min():.1f} to {limits.max():.1f} points, depending on the pair"
+    + _over_splits(frame)
+  ]
+
+
+def _over_splits(frame):
+  """What repeated hold-outs add to the smallest difference."""
+  widths = (frame["corrected_high"] - frame["corrected_low"]).astype(float)
+  if widths.isna().all():
+    return "."
+  low, high = 50 * widths.min(), 50 * widths.max()
+  return (
+    f", for these very networks; for networks trained on other splits a "
+    f"difference is known to ± {low:.1f} to {high:.1f} points only."
+  )
 
 
 def _note_empty(per_case):
@@ -246,100 +396,58 @@ def _note_empty(per_case):
   if not lesion.all():
     without = per_case[~lesion].groupby(["fold", "case"]).ngroups
     notes.append(
-      f"{_many(without, 'tested case')} without a lesion: Dice is undefined "
-      "there and left out; a lesion was predicted all the same by: "
+      f"{words.many(without, 'tested case')} without a lesion: Dice is "
+      "undefined there and left out; a lesion was predicted all the same by: "
       + _tally(per_case[~lesion & ~silent])
     )
   return notes
 
 
-def _note_missing(per_case, table):
-  """Which models have fewer results than the rest."""
-  results = per_case.groupby(["fold", "seed", "case"]).ngroups
+def _note_silent(per_case):
+  """Which trials never predicted anything: training failed, not the idea."""
+  lesion = per_case[per_case["empty_truth"] == 0]
+  silent = lesion.groupby(["model", "fold", "seed"], sort=False)[
+    "empty_prediction"
+  ].min()
+  trials = [
+    f"{model} (fold {fold}, seed {seed})"
+    for (model, fold, seed), empty in silent.items()
+    if empty
+  ]
+  if not trials:
+    return []
+  return [
+    f"{words.many(len(trials), 'trial')} of {len(silent)} predicted nothing on "
+    f"every test case, so their training collapsed: {', '.join(trials)}."
+  ]
+
+
+def _note_missing(results):
+  """Which models have fewer results than the rest, and which diverged."""
+  per_case, found = results.per_case, []
+  total = per_case.groupby(["fold", "seed", "case"]).ngroups
   counts = per_case["model"].value_counts()
   lacking = [
     f"{model} {counts.get(model, 0)}"
-    for model in table["model"]
-    if counts.get(model, 0) < results
+    for model in results.models
+    if counts.get(model, 0) < total
   ]
-  if not lacking:
-    return []
-  return [
-    f"Incomplete, of {results} results: {', '.join(lacking)}. They are "
-    "compared on the cases in common."
-  ]
+  if lacking:
+    found.append(
+      f"Incomplete, of {total} results: {', '.join(lacking)}. They are "
+      "compared on the cases in common."
+    )
+  if len(results.diverged):
+    trials = ", ".join(
+      f"{row.model} (fold {row.fold}, seed {row.seed})"
+      for row in results.diverged.itertuples()
+    )
+    found.append(f"Left out, since their loss became infinite: {trials}.")
+  return found
 
 
-def _tally(rows):
+def _tally(found):
   """Rows per model, in words."""
-  counts = rows["model"].value_counts(sort=False)
-  words = ", ".join(f"{model} {count}" for model, count in counts.items())
-  return (words or "none") + "."
-
-
-def _many(count, word):
-  return f"{count} {word}" + ("" if count == 1 else "s")
-
-
-def _damage(frame):
-  """What is wrong with a per-case frame, in a few words; empty if nothing."""
-  columns = (*_TEXT, *_COUNTS, *_LIMITS)
-  if missing := [name for name in columns if name not in frame]:
-    return f"no column {', '.join(missing)}"
-  if frame.empty:
-    return "no rows"
-  if not isinstance(frame.index, pd.RangeIndex):
-    return "rows are longer than the header"
-  bad = {name: frame[name].isna() for name in _TEXT}
-  for name in _COUNTS:
-    count = pd.to_numeric(frame[name], errors="coerce")
-    bad[name] = count.isna() | (count % 1 != 0)
-  for name in ("empty_truth", "empty_prediction"):
-    bad[name] |= ~frame[name].isin((0, 1))
-  # A number that is lost must not pass for one that is undefined.
-  lesion = frame["empty_truth"] == 0
-  for name, limit in _LIMITS.items():
-    bad[name] = lesion & ~frame[name].between(0, limit)
-  for name in ("dice", "iou"):
-    bad[name] |= ~lesion & frame[name].notna()
-  for name, rows in bad.items():
-    if rows.any():
-      return f"line {rows.idxmax() + 2}, {name}"
-  twice = frame.duplicated(["model", "fold", "seed", "case"])
-  return f"line {twice.idxmax() + 2} is there twice" if twice.any() else ""
-
-
-def _cells(table):
-  """Header and rows of words, the same for every layout."""
-  header = ["model", "cases", "Dice"]
-  published = PUBLISHED_COLUMNS[0] in table
-  header += ["published"] if published else []
-  header += [f"{test}, {to}" for to in _REFERENCES for test in _TESTS]
-  header += ["parameters"]
-  rows = []
-  for row in table.to_dict("records"):
-    cells = [row["model"], str(row["cases"])]
-    cells.append(_spread(row["dice_mean"], row["dice_std"]))
-    if published:
-      cells.append(_spread(*(row[column] for column in PUBLISHED_COLUMNS)))
-    cells += [_p(row[column]) for column in COLUMNS if "_p_" in column]
-    count = row["parameters"]
-    rows.append([*cells, "-" if pd.isna(count) else f"{count:,}"])
-  return header, rows
-
-
-def _spread(mean, std):
-  """Mean ± std in percent; a single value has no deviation."""
-  if pd.isna(mean):
-    return "-"
-  return f"{100 * mean:.2f}" + ("" if pd.isna(std) else f" ± {100 * std:.2f}")
-
-
-def _p(p):
-  """A p-value with the paper's marks."""
-  if pd.isna(p):
-    return "-"
-  mark = "**" if p < 0.01 else "*" if p < 0.05 else ""
-  if p < 0.001:
-    return "<0.001" + mark
-  return (f"{p:.3f}" if p >= 0.1 else f"{p:.4f}") + mark
+  counts = found["model"].value_counts(sort=False)
+  text = ", ".join(f"{model} {count}" for model, count in counts.items())
+  return (text or "none") + "."

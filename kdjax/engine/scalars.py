@@ -1,0 +1,48 @@
+"""tensorboard/ in a workdir: the rows of history.csv as scalars."""
+
+import itertools
+import pathlib
+
+import tensorboardX
+
+SCALARS = (
+  "train_loss",
+  "distill_loss",
+  "sup_loss",
+  "val_loss",
+  "val_dice",
+  "learning_rate",
+)
+
+
+def write(folder, rows):
+  """Writes every trial's scalars by epoch, one run of TensorBoard per trial.
+
+  A trial's events are written anew when it has new epochs, so that they agree
+  with history.csv after a resume, which repeats epochs.
+
+  Args:
+    folder: where to.
+    rows: dicts with the keys of `loop.HISTORY`, each trial's in order.
+  """
+  trial = lambda row: (row["arm"], int(row["fold"]), int(row["seed"]))
+  ordered = sorted(rows, key=trial)  # Stable: epochs stay in order.
+  for (arm, fold, seed), mine in itertools.groupby(ordered, trial):
+    _write_trial(
+      pathlib.Path(folder) / arm / f"fold{fold}-seed{seed}", list(mine)
+    )
+
+
+def _write_trial(folder, rows):
+  # The name says how many epochs are in it.
+  suffix = f".{len(rows)}"
+  old = list(folder.glob("events.*"))
+  if any(path.name.endswith(suffix) for path in old):
+    return
+  place = str(folder)
+  with tensorboardX.SummaryWriter(place, filename_suffix=suffix) as writer:
+    for row in rows:
+      for name in SCALARS:
+        writer.add_scalar(name, float(row[name]), int(row["epoch"]))
+  for path in old:
+    path.unlink()

@@ -1,0 +1,75 @@
+"""efficiency.csv: what teacher and student cost, measured once by `train`.
+
+A report reads it and so needs to compile nothing.
+"""
+
+import csv
+import io
+import time
+
+from flax import serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import files
+
+COLUMNS = (
+  "model",
+  "parameters",
+  "multiply_adds",
+  "latency_ms",
+  "file_bytes",
+  "device_seconds",
+)
+
+
+def write(study):
+  """Measures both networks and writes a row for every model of the table.
+
+  What is there is kept: a second `train` in a finished workdir measures
+  nothing. `device_seconds` is empty until the loop records time.
+  """
+  path = study.workdir / "efficiency.csv"
+  if path.exists():
+    return
+  teacher, student = (measure(study, x) for x in ("teacher", "student"))
+  rows = [{"model": "Teacher", **teacher}]
+  rows += [{"model": arm.name, **student} for arm in study.arms]
+  text = io.StringIO()
+  writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  files.write_text(path, text.getvalue())
+
+
+def measure(study, role, repeats=30):
+  """Costs of "teacher" or "student" on one image on the first device.
+
+  Returns:
+    `parameters`; `multiply_adds`, half the floating-point operations that XLA
+    counts in the compiled network; `latency_ms`, the median of `repeats` calls
+    with the image on the device; `file_bytes` of parameters and batch
+    statistics in float32.
+  """
+  model, image = study.make_model(role), study.blank(role)
+  variables = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(lambda: model.init(jax.random.key(0), image)),
+  )
+  compiled = jax.jit(model.apply).lower(variables, image).compile()
+  jax.block_until_ready(compiled(variables, image))
+  seconds = []
+  for _ in range(repeats):
+    begun = time.perf_counter()
+    jax.block_until_ready(compiled(variables, image))
+    seconds.append(time.perf_counter() - begun)
+  flops = (compiled.cost_analysis() or {}).get("flops", -1)
+  single = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), variables)
+  return {
+    "parameters": sum(x.size for x in jax.tree.leaves(variables["params"])),
+    "multiply_adds": round(flops / 2) if flops > 0 else "",
+    "latency_ms": round(1000 * float(np.median(seconds)), 4),
+    "file_bytes": len(serialization.to_bytes(single)),
+    "device_seconds": "",
+  }

@@ -1,0 +1,108 @@
+"""Writes a workdir's report folder from its files alone; needs no JAX."""
+
+import shutil
+
+from etils import epath
+
+from kdjax import files
+from kdjax.report import figures
+from kdjax.report import page
+from kdjax.report import results as computed
+from kdjax.report import segmentations
+from kdjax.report import tables
+
+
+def write(workdir, config, arms, parameters=None, cases=()):
+  """Writes report/ of a workdir.
+
+  Args:
+    workdir: a trained one.
+    config: of the run.
+    arms: `trials.make_arms(config.grid)`.
+    parameters: model to parameter count, for a workdir without efficiency.csv.
+    cases: test cases to show; chosen by the numbers when empty.
+
+  Returns:
+    The Markdown: table, answer, claims and notes.
+
+  Raises:
+    UserError: per_case.csv is missing or damaged, or a case is unknown; nothing
+      is written then.
+  """
+  results = computed.compute(workdir, config, arms, parameters)
+  segmentations.named(results, cases)
+  text, table, notes = _write_tables(results)
+  plots = figures.write(results)
+  pictures = segmentations.write(results, cases)
+  content = page.make(results, table, notes, plots, pictures)
+  files.write_text(results.workdir / "report" / "index.html", content)
+  return text
+
+
+def publish(workdir, config, arms, parameters, out):
+  """Copies a written report to `out`, images of patients never.
+
+  Only the phantom's images go along: everything that shows a case is left out
+  of any other data set's copy, and the page is made anew without it. The config
+  decides, since a folder of patients may be called "phantom".
+  """
+  out = epath.Path(out)
+  workdir = epath.Path(workdir)
+  report = workdir / "report"
+  public = config.data.name == "phantom"
+  results = computed.compute(workdir, config, arms, parameters)
+  for name in (
+    "config.json",
+    "data.json",
+    "environment.json",
+    "efficiency.csv",
+    "history.csv",
+    "per_case.csv",
+  ):
+    _copy(workdir / name, out / name)
+  for path in sorted(report.glob("*.*")):
+    if path.name != "index.html":
+      _copy(path, out / path.name)
+  plots = []
+  for name, (_, title) in figures.ALL.items():
+    for kind in ("png", "pdf"):
+      path = report / "figures" / f"{name}.{kind}"
+      _copy(path, out / "figures" / path.name)
+    if (report / "figures" / f"{name}.png").exists():
+      png = (report / "figures" / f"{name}.png").read_bytes()
+      plots.append((name, title, png))
+  if public:
+    for path in sorted((report / "figures" / "cases").glob("*.*")):
+      _copy(path, out / "figures" / "cases" / path.name)
+    _copy(report / "index.html", out / "index.html")
+    return
+  shutil.rmtree(out / "figures" / "cases", ignore_errors=True)
+  table, notes = tables.summarize(results), tables.notes(results)
+  content = page.make(results, table, notes, plots, None)
+  files.write_text(out / "index.html", content)
+
+
+def _write_tables(results):
+  table, notes = tables.summarize(results), tables.notes(results)
+  text = tables.markdown(results, table, notes)
+  frames = {
+    "table": table,
+    "comparisons": results.comparisons,
+    "factors": results.terms,
+    "contrasts": results.contrasts,
+    "claims": results.claims,
+    "trials": tables.trials(results),
+  }
+  contents = {
+    f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items()
+  }
+  contents["table.md"] = text
+  contents["table.tex"] = tables.latex(results, table, notes)
+  for name, content in contents.items():
+    files.write_text(results.workdir / "report" / name, content)
+  return text, table, notes
+
+
+def _copy(source, target):
+  if source.exists():
+    files.write_bytes(target, source.read_bytes())

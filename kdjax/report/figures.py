@@ -1,0 +1,364 @@
+"""Plots of a report's numbers; none shows an image of a patient.
+
+Every function takes `results.Results` and returns a matplotlib figure, or None
+where the numbers have nothing to plot.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kdjax.report import published
+from kdjax.report import rows
+from kdjax.report import style
+from kdjax.report import verdicts
+
+
+def forest(results):
+  """Differences to Student and to Teacher with their 95 % intervals."""
+  frame = results.comparisons
+  if frame.empty:
+    return None
+  sides = [
+    (name, frame[(frame["reference"] == "Teacher") == (name == "Teacher")])
+    for name in ("Student", "Teacher")
+  ]
+  sides = [(name, part) for name, part in sides if len(part)]
+  models = [x for x in results.models if x in set(frame["model"])]
+  height = 0.75 + 0.2 * len(models)
+  with style.canvas(style.TWO_COLUMNS, height) as drawn:
+    axes = drawn.subplots(1, len(sides), sharey=True, squeeze=False)[0]
+    for ax, (name, part) in zip(axes, sides, strict=True):
+      margin = 100 * results.margin
+      if name == "Teacher":
+        ax.axvspan(-margin, margin, color="0.92", lw=0, zorder=0)
+      ax.axvline(0, color="0.4", lw=0.8, zorder=1)
+      ends = _ends(part)
+      for row in part.to_dict("records"):
+        y = models.index(row["model"])
+        hue = style.colour(row["model"])
+        if not pd.isna(row["corrected_low"]):
+          span = 100 * row["corrected_low"], 100 * row["corrected_high"]
+          ax.plot(np.clip(span, *ends), (y, y), color=hue, lw=0.7, alpha=0.55)
+          for end, mark in zip(ends, "<>", strict=True):
+            if not ends[0] <= span[mark == ">"] <= ends[1]:
+              ax.plot(end, y, mark, ms=3, mew=0, color=hue, alpha=0.55)
+        span = 100 * row["ci_low"], 100 * row["ci_high"]
+        ax.plot(span, (y, y), color=hue, lw=2, solid_capstyle="butt")
+        ax.plot(
+          100 * row["difference"],
+          y,
+          "o",
+          ms=4.5,
+          mec=hue,
+          mew=1.2,
+          mfc=hue if verdicts.shown(row) else "white",
+          zorder=3,
+        )
+      ax.set_xlabel(f"Dice points above {name}")
+      ax.tick_params(axis="y", length=0)
+      ax.spines["left"].set_visible(False)
+    axes[0].set_yticks(range(len(models)), models)
+    axes[0].set_ylim(len(models) - 0.5, -0.5)
+    said = "filled: shown after Holm's correction;  thick: 95 % over cases"
+    if results.ratio is not None:
+      said += ";  thin: 95 % over hold-outs"
+    if any(name == "Teacher" for name, _ in sides):
+      said += ";  grey band: equivalence"
+    drawn.supxlabel(said, fontsize=7, color="0.35")
+  return drawn
+
+
+def _ends(part):
+  """Where intervals over hold-outs are cut off, so that the others are seen."""
+  low = 100 * min(0, part["ci_low"].min(), part["difference"].min())
+  high = 100 * max(0, part["ci_high"].max(), part["difference"].max())
+  reach = max(high - low, 1)
+  return low - reach, high + reach
+
+
+def distributions(results):
+  """Per-case Dice of every model: all cases, quartiles and the mean."""
+  scores = 100 * results.scores
+  models = [x for x in results.models if x in scores]
+  if not models:
+    return None
+  rng = np.random.default_rng(0)
+  with style.canvas(style.TWO_COLUMNS, 0.6 + 0.26 * len(models)) as drawn:
+    ax = drawn.subplots()
+    for y, model in enumerate(models):
+      values = scores[model].dropna().to_numpy()
+      hue = style.colour(model)
+      spread = y + rng.uniform(-0.3, 0.3, len(values))
+      faint = np.clip(8 / math.sqrt(len(values) + 1), 0.3, 0.8)
+      ax.plot(values, spread, ".", ms=2.5, mew=0, color=hue, alpha=faint)
+      low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+      ax.plot((low, high), (y, y), color=hue, lw=3.5, solid_capstyle="butt")
+      ax.plot(middle, y, "|", ms=10, mew=1.8, color=hue)
+      ax.plot(values.mean(), y, "D", ms=4, mfc="white", mec=hue, mew=1)
+    ax.set_yticks(range(len(models)), models)
+    ax.set_ylim(len(models) - 0.4, -0.6)
+    ax.set_xlim(-1, 101)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(
+      "Dice of a case, %  (bar: quartiles, tick: median, diamond: mean)"
+    )
+  return drawn
+
+
+def sizes(results):
+  """Dice against parameters, with the methods that the paper quotes."""
+  counts = results.efficiency["parameters"].dropna()
+  table = results.scores.mean() * 100
+  models = [x for x in results.models if x in counts.index and x in table]
+  if not models:
+    return None
+  quoted = published.TABLE_5 if results.config.published else {}
+  with style.canvas(style.ONE_COLUMN, 2.7) as drawn:
+    ax = drawn.subplots()
+    for name, row in quoted.items():
+      ours = name in results.models
+      ax.plot(1e6 * row.parameters, row.dice, "s", ms=4, mfc="white", mec="0.4")
+      ax.annotate(
+        f"{name}, published" if ours else name,
+        (1e6 * row.parameters, row.dice),
+        xytext=(5, 0),
+        textcoords="offset points",
+        fontsize=7,
+        color="0.35",
+        va="center",
+      )
+    for model in models:
+      ax.plot(
+        counts[model],
+        table[model],
+        "o",
+        ms=4.5,
+        mew=0,
+        color=style.colour(model),
+      )
+    arms = [x for x in models if x in results.distilled]
+    named = {x: x for x in models if x not in arms}
+    if arms:
+      named[max(arms, key=lambda x: table[x])] = (
+        f"{len(arms)} arms" if len(arms) > 1 else arms[0]
+      )
+    left = counts.max() / 2
+    for model, name in named.items():
+      far = counts[model] > left
+      ax.annotate(
+        name,
+        (counts[model], table[model]),
+        xytext=(-6 if far else 6, 0),
+        textcoords="offset points",
+        fontsize=7,
+        ha="right" if far else "left",
+        va="center",
+      )
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ax.set_xlim(low / 1.3, high * (2.5 if quoted else 1.5))
+    ax.set_xlabel("parameters")
+    ax.set_ylabel("mean Dice, %")
+  return drawn
+
+
+def curves(results):
+  """Validation Dice of every trial by epoch, its stop marked."""
+  history = results.curves
+  if history.empty or "val_dice" not in history:
+    return None
+  names = list(dict.fromkeys(history["arm"]))
+  models = [x for x in results.models if x in names]
+  across = min(5, len(models))
+  down = math.ceil(len(models) / across)
+  folds = sorted(set(history["fold"]))
+  hues = (style.BLUE, style.RED, style.GREEN, style.PURPLE, style.ORANGE)
+  with style.canvas(style.TWO_COLUMNS, 0.5 + 1.25 * down) as drawn:
+    grid = drawn.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for ax in grid.ravel()[len(models) :]:
+      ax.set_visible(False)
+    for ax in grid.ravel()[len(models) - across : len(models)]:
+      ax.tick_params(labelbottom=True)
+    for ax, model in zip(grid.ravel(), models, strict=False):
+      mine = history[history["arm"] == model]
+      for (fold, _), part in mine.groupby(["fold", "seed"]):
+        hue = hues[folds.index(fold) % len(hues)]
+        part = part.sort_values("epoch")
+        dice = 100 * part["val_dice"].astype(float)
+        ax.plot(part["epoch"], dice, lw=0.8, color=hue)
+        last = part.iloc[-1]
+        lost = not np.isfinite(float(last["train_loss"]))
+        if lost or not int(last["live"]):
+          mark = "x" if lost else "o"
+          ax.plot(last["epoch"], dice.iloc[-1], mark, ms=3, color=hue)
+      ax.set_title(model, pad=2)
+      ax.grid(axis="y", lw=0.4, color="0.9")
+    drawn.supxlabel("epoch  (dot: stopped, cross: diverged)", fontsize=8)
+    drawn.supylabel("validation Dice, %", fontsize=8)
+    if len(folds) > 1:
+      lines = [
+        grid[0, 0].plot([], [], color=hues[i % len(hues)])[0]
+        for i in range(len(folds))
+      ]
+      drawn.legend(
+        lines,
+        [f"fold {x}" for x in folds],
+        loc="outside upper right",
+        ncols=len(folds),
+      )
+  return drawn
+
+
+def levels(results):
+  """Mean gain over Student by pair of levels (and pathway) and loss."""
+  made = results.levels
+  if "pair" not in made or results.comparisons.empty:
+    return None
+  gains = {x["model"]: 100 * x["difference"] for x in results.arm_rows()}
+  frame = made.assign(gain=pd.Series(gains), loss=_column(results, "loss"))
+  frame = frame[frame["pair"] != ""].dropna(subset="gain")
+  if frame.empty:
+    return None
+  pathway = _column(results, "pathway").reindex(frame.index)
+  key = pathway + "  " + frame["pair"].str.replace("-", " from ")
+  table = frame.groupby([key, "loss"], sort=False)["gain"].mean().unstack()
+  reach = max(1.0, np.nanmax(np.abs(table.to_numpy())))
+  height = 1.0 + 0.32 * len(table)
+  with style.canvas(style.ONE_COLUMN, height) as drawn:
+    ax = drawn.subplots()
+    ax.imshow(table, cmap="PuOr_r", vmin=-reach, vmax=reach, aspect="auto")
+    for (i, j), value in np.ndenumerate(table.to_numpy()):
+      if not np.isnan(value):
+        dark = abs(value) > 0.6 * reach
+        said = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+        ax.text(
+          j,
+          i,
+          said,
+          ha="center",
+          va="center",
+          color="white" if dark else "black",
+          fontsize=8,
+        )
+    ax.set_xticks(range(table.shape[1]), table.columns)
+    ax.set_yticks(range(table.shape[0]), table.index)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title("Dice points above Student")
+  return drawn
+
+
+def ranks(results):
+  """Critical-difference diagram: mean ranks, and who cannot be told apart.
+
+  Ranks of the models on each group of cases (its mean Dice); bars join models
+  closer than Nemenyi's critical difference at 5 % (Demsar,
+  https://jmlr.org/papers/v7/demsar06a.html).
+  """
+  mean, critical, p, count = rank_test(results)
+  if mean is None:
+    return None
+  order = mean.sort_values()
+  k = len(order)
+  half = math.ceil(k / 2)
+  bars = _cliques(order.to_numpy(), critical)
+  depth = 0.16 * len(bars) + 0.12
+  height = 0.75 + depth * 0.9 + 0.17 * half
+  with style.canvas(style.TWO_COLUMNS, height) as drawn:
+    ax = drawn.subplots()
+    low, high = math.floor(order.min()), math.ceil(order.max())
+    high = max(high, low + 1)
+    wide = high - low
+    ax.set_xlim(low - 0.28 * wide, high + 0.28 * wide)
+    bottom = -depth - 0.17 * half
+    ax.set_ylim(bottom - 0.05, 0.5)
+    ax.plot((low, high), (0, 0), color="black", lw=0.8)
+    for tick in range(low, high + 1):
+      ax.plot((tick, tick), (0, 0.05), color="black", lw=0.8)
+      ax.text(tick, 0.08, str(tick), ha="center", va="bottom", fontsize=7)
+    for i, (model, rank) in enumerate(order.items()):
+      first = i < half
+      place = i if first else k - 1 - i
+      y = -depth - 0.17 * (place + 0.4)
+      end = low - 0.02 * wide if first else high + 0.02 * wide
+      hue = style.colour(model)
+      ax.plot((rank, rank, end), (0, y, y), color=hue, lw=0.8)
+      ax.text(
+        end + (-0.01 if first else 0.01) * wide,
+        y,
+        f"{model}  {rank:.2f}" if first else f"{rank:.2f}  {model}",
+        ha="right" if first else "left",
+        va="center",
+        fontsize=7,
+      )
+    for i, (a, b) in enumerate(bars):
+      y = -0.1 - 0.16 * i
+      reach = order.iloc[a] - 0.01 * wide, order.iloc[b] + 0.01 * wide
+      ax.plot(reach, (y, y), color="0.25", lw=2.5, solid_capstyle="butt")
+    ax.plot((low, low + critical), (0.36, 0.36), color="black", lw=1.2)
+    tested = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    ax.text(
+      low + critical + 0.02 * wide,
+      0.36,
+      f"critical difference {critical:.2f};  Friedman {tested}, {count} "
+      "groups of cases;  rank 1 is best",
+      va="center",
+      fontsize=7,
+    )
+    ax.set_axis_off()
+  return drawn
+
+
+def rank_test(results):
+  """Mean ranks, Nemenyi's critical difference, Friedman's p, groups ranked."""
+  scores = results.scores.dropna(axis="columns", how="all").dropna()
+  groups = rows.groups(results.per_case, scores.index)
+  scores = scores.groupby(groups).mean().round(12)
+  n, k = scores.shape
+  if n < 2 or k < 3:
+    return None, None, None, n
+  mean = (-scores).rank(axis=1).mean()
+  p = stats.friedmanchisquare(*scores.to_numpy().T).pvalue
+  spread = stats.studentized_range.ppf(0.95, k, np.inf)
+  critical = spread / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
+  return mean, float(critical), 1.0 if np.isnan(p) else float(p), n
+
+
+def _cliques(order, critical):
+  """Longest runs of sorted ranks that no critical difference parts."""
+  found = []
+  for a in range(len(order)):
+    b = np.flatnonzero(order <= order[a] + critical)[-1]
+    if b > a and not (found and found[-1][1] >= b):
+      found.append((a, int(b)))
+  return found
+
+
+def _column(results, name):
+  made = {x.name: x.objective for x in results.arms if x.objective}
+  return pd.Series({arm: getattr(x, name) for arm, x in made.items()})
+
+
+ALL = {
+  "forest": (forest, "Differences of every arm, with 95 % intervals"),
+  "distributions": (distributions, "Dice of every test case"),
+  "ranks": (ranks, "Critical-difference diagram"),
+  "sizes": (sizes, "Dice against the number of parameters"),
+  "levels": (levels, "Gain over Student by level and loss"),
+  "curves": (curves, "Learning curves of all trials"),
+}
+
+
+def write(results):
+  """Writes every plot; returns `(name, title, PNG)` of each that was made."""
+  folder = results.workdir / "report" / "figures"
+  found = []
+  for name, (draw, title) in ALL.items():
+    drawn = draw(results)
+    if drawn is not None:
+      found.append((name, title, style.save(drawn, folder, name)))
+  return found

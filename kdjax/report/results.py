@@ -1,0 +1,210 @@
+"""Everything that a report says, computed once from a workdir's files."""
+
+import dataclasses
+import functools
+import json
+
+from etils import epath
+import ml_collections
+import pandas as pd
+
+from kdjax.evaluate import statistics
+from kdjax.report import claims
+from kdjax.report import comparisons
+from kdjax.report import factors
+from kdjax.report import rows
+from kdjax.report import verdicts
+
+EFFICIENCY = (
+  "parameters",
+  "multiply_adds",
+  "latency_ms",
+  "file_bytes",
+  "device_seconds",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+  """A workdir's numbers; made by `compute`.
+
+  Attributes:
+    workdir: where they come from.
+    config: what was asked.
+    arms: `trials.Arm`s of the grid.
+    per_case: frame of `rows.read` without diverged trials.
+    curves: frame of `rows.history`.
+    diverged: trials left out, a frame of model, fold and seed.
+    models: rows of the table in order: Teacher, Students, arms.
+    efficiency: frame by model with columns `EFFICIENCY`.
+    margin: of equivalence, in Dice.
+    ratio: test over training cases of repeated hold-outs, else None.
+  """
+
+  workdir: epath.Path
+  config: ml_collections.ConfigDict
+  arms: tuple
+  per_case: pd.DataFrame
+  curves: pd.DataFrame
+  diverged: pd.DataFrame
+  models: tuple[str, ...]
+  efficiency: pd.DataFrame
+  margin: float
+  ratio: float | None
+
+  @property
+  def references(self):
+    """Arm to its Student."""
+    return {arm.name: arm.reference for arm in self.arms}
+
+  @property
+  def distilled(self):
+    """Names of the arms that distil something and have results."""
+    tested = set(self.per_case["model"])
+    return [x.name for x in self.arms if x.objective and x.name in tested]
+
+  @functools.cached_property
+  def scores(self):
+    """Dice by unit and model."""
+    return rows.units(self.per_case)
+
+  @functools.cached_property
+  def comparisons(self):
+    """Frame of `comparisons.COLUMNS`."""
+    pairs = comparisons.pairs(self.models, self.references)
+    return comparisons.make(self.per_case, pairs, self.margin, self.ratio)
+
+  @functools.cached_property
+  def levels(self):
+    """What each arm is made of; see `factors.of_arms`."""
+    return factors.of_arms(self.arms)
+
+  @functools.cached_property
+  def contrasts(self):
+    """Frame of `factors.CONTRASTS`."""
+    return factors.contrasts(
+      self.per_case, self.levels, self.margin, self.ratio
+    )
+
+  @functools.cached_property
+  def terms(self):
+    """Frame of `factors.TERMS`."""
+    return factors.mixed_model(self.per_case, self.levels)
+
+  @functools.cached_property
+  def lift(self):
+    """The mean of the distilled arms against their Students, or None."""
+    return claims.lift(self.per_case, self.references, self.margin, self.ratio)
+
+  @functools.cached_property
+  def claims(self):
+    """Frame of `claims.COLUMNS`."""
+    return claims.make(self)
+
+  @functools.cached_property
+  def answer(self):
+    """Three sentences."""
+    return claims.answer(self)
+
+  @functools.cached_property
+  def data(self):
+    """data.json, or an empty dict."""
+    path = self.workdir / "data.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+  def comparison(self, model, reference):
+    """The row that compares the two, as a dict, or None."""
+    frame = self.comparisons
+    keep = (frame["model"] == model) & (frame["reference"] == reference)
+    found = frame[keep].to_dict("records")
+    return found[0] if found else None
+
+  def versus_student(self, arm):
+    """The row of `arm` against its Student, as a dict, or None."""
+    found = [x for x in self.arm_rows() if x["model"] == arm]
+    return found[0] if found else None
+
+  def arm_rows(self):
+    """The comparisons of distilled arms with their Students, as dicts."""
+    frame = self.comparisons
+    return frame[frame["reference"] != "Teacher"].to_dict("records")
+
+  def teacher_rows(self):
+    """The comparisons of distilled arms with Teacher, as dicts."""
+    frame = self.comparisons
+    keep = (frame["reference"] == "Teacher") & frame["model"].isin(
+      self.distilled
+    )
+    return frame[keep].to_dict("records")
+
+  def winners(self):
+    """Arms shown to be better than their Student after Holm's correction."""
+    return [x["model"] for x in self.arm_rows() if verdicts.shown(x) > 0]
+
+  def equals(self):
+    """Arms shown to be equivalent to Teacher, Holm-corrected over the arms."""
+    found = self.teacher_rows()
+    corrected = statistics.holm([x["group_equivalent_p"] for x in found])
+    return [
+      row["model"]
+      for row, p in zip(found, corrected, strict=True)
+      if verdicts.equal({**row, "group_equivalent_p": p}, self.margin)
+    ]
+
+
+def compute(workdir, config, arms, parameters=None):
+  """Reads a workdir and returns its `Results`.
+
+  Args:
+    workdir: holds per_case.csv and, if all is well, history.csv, data.json and
+      efficiency.csv.
+    config: of the run.
+    arms: `trials.make_arms(config.grid)`.
+    parameters: model to parameter count, for a workdir without efficiency.csv.
+      A model named here that has no case gets a row without numbers: a lost arm
+      is shown, not hidden.
+
+  Raises:
+    UserError: per_case.csv is missing or damaged.
+  """
+  workdir = epath.Path(workdir)
+  curves = rows.history(workdir)
+  lost = rows.diverged(curves)
+  per_case = rows.without(rows.read(workdir), lost)
+  efficiency = _efficiency(workdir, parameters or {})
+  named = [arm.name for arm in arms]
+  found = list(
+    dict.fromkeys([*per_case["model"], *efficiency.index, *lost["model"]])
+  )
+  references = {arm.name: arm.reference for arm in arms}
+  students = [x for x in found if x in references.values() or x == "Student"]
+  first = [x for x in found if x == "Teacher"] + students
+  rest = [x for x in found if x not in first]
+  rest.sort(key=lambda x: named.index(x) if x in named else len(named))
+  settings = config.get("report", {})
+  return Results(
+    workdir=workdir,
+    config=config,
+    arms=tuple(arms),
+    per_case=per_case,
+    curves=curves,
+    diverged=lost,
+    models=tuple(first + rest),
+    efficiency=efficiency,
+    margin=settings.get("equivalence_margin", 2.0) / 100,
+    ratio=rows.holdout_ratio(workdir, config),
+  )
+
+
+def _efficiency(workdir, parameters):
+  path = workdir / "efficiency.csv"
+  if path.exists():
+    frame = pd.read_csv(
+      path,
+      index_col="model",
+      keep_default_na=False,
+      na_values=dict.fromkeys(EFFICIENCY, [""]),
+    )
+    return frame.reindex(columns=list(EFFICIENCY))
+  frame = pd.DataFrame({"parameters": parameters}, dtype=float)
+  return frame.reindex(columns=list(EFFICIENCY))

@@ -1,0 +1,118 @@
+"""`kdjax report` from end to end, on files alone."""
+
+import jax
+import numpy as np
+import pytest
+
+from kdjax import cli
+from kdjax.report import segmentations
+from tests import simulated
+
+FIGURES = {"forest", "distributions", "ranks", "sizes", "curves"}
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory):
+  path = tmp_path_factory.mktemp("runs")
+  for number in range(2):
+    frame = simulated.per_case(
+      np.random.default_rng(number), simulated.effects()
+    )
+    simulated.workdir(path / str(number), frame)
+    simulated.predictions(path / str(number), frame)
+    costs = ["model,parameters,multiply_adds,latency_ms,file_bytes,"]
+    costs[0] += "device_seconds"
+    costs += ["Teacher,83600000,9e9,31.5,335000000,"]
+    costs += [f"{x.name},821158,1e8,2.5,3300000,60" for x in simulated.ARMS]
+    (path / str(number) / "efficiency.csv").write_text("\n".join(costs) + "\n")
+  return path / "0", path / "1"
+
+
+def test_one_workdir_gives_everything_and_compiles_nothing(
+  workdirs, capsys, tmp_path
+):
+  compiled = []
+
+  def listen(event, duration, **_):
+    if "compile" in event:
+      compiled.append((event, duration))
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    out = ["--out", str(tmp_path / "out")]
+    assert cli.main(["report", str(workdirs[0]), *out]) == 0
+  finally:
+    jax.monitoring.clear_event_listeners()
+  assert compiled == []
+  report = workdirs[0] / "report"
+  assert (report / "table.md").read_text() in capsys.readouterr().out
+  for name in ("table.csv", "index.html", "per_case.csv", "config.json"):
+    assert (tmp_path / "out" / name).exists()
+  made = {x.stem for x in (report / "figures").glob("*.png")}
+  assert made == FIGURES == {x.stem for x in (report / "figures").glob("*.pdf")}
+  cases = {x.stem for x in (report / "figures" / "cases").glob("*.png")}
+  assert cases == {"best", "median", "worst"}
+  for name in ("comparisons", "factors", "contrasts", "claims", "trials"):
+    assert (report / f"{name}.csv").exists()
+  assert "| Teacher |     83.6 M |        9.00 G |" in (
+    report / "table.md"
+  ).read_text().replace("network |", "")
+
+
+@pytest.mark.slow
+def test_a_report_can_be_made_again_and_is_the_same(workdirs):
+  report = workdirs[1] / "report"
+  assert cli.main(["report", "--workdir", str(workdirs[1])]) == 0
+  kept = {
+    x.name: x.read_bytes()
+    for x in report.rglob("*.*")
+    if x.suffix in (".csv", ".md", ".tex", ".png", ".html")
+  }
+  assert cli.main(["report", str(workdirs[1])]) == 0
+  again = {x.name: x.read_bytes() for x in report.rglob("*.*")}
+  assert {x for x in kept if kept[x] != again[x]} == set()
+
+
+def test_several_workdirs_are_set_side_by_side(workdirs, tmp_path, capsys):
+  names = [str(x) for x in workdirs]
+  assert cli.main(["report", *names, "--out", str(tmp_path)]) == 0
+  said = capsys.readouterr().out
+  assert all(x in said for x in names)
+  assert (tmp_path / "across.csv").exists()
+
+
+@pytest.mark.slow
+def test_named_cases_are_drawn_instead(workdirs):
+  name = str(workdirs[0])
+  assert cli.main(["report", name, "--cases", "case003,case007"]) == 0
+  cases = workdirs[0] / "report" / "figures" / "cases"
+  assert {"case003", "case007"} <= {x.stem for x in cases.glob("*.png")}
+
+
+@pytest.mark.parametrize(
+  "arguments, said",
+  [
+    ([], "name a workdir"),
+    (["{}", "--cases", "nobody"], "nobody is not a test case"),
+    (["/nowhere"], "no config.json"),
+  ],
+)
+def test_errors_are_a_line_with_the_way_out(workdirs, capsys, arguments, said):
+  filled = [x.format(workdirs[0]) for x in arguments]
+  assert cli.main(["report", *filled]) == 1
+  error = capsys.readouterr().err
+  assert said in error
+  assert error.count("\n") == 1
+
+
+def test_cases_are_where_distillation_helped_most_and_least(workdirs):
+  from kdjax.report import results
+
+  found = results.compute(workdirs[0], simulated.config(), simulated.ARMS)
+  scores = found.scores
+  gain = scores[list(simulated.DISTILLED)].mean(axis=1) - scores["Student"]
+  chosen = segmentations.choose(found)
+  assert chosen["best"] == gain.idxmax()
+  assert chosen["worst"] == gain.idxmin()
+  below = (gain < gain[chosen["median"]]).sum()
+  assert below == len(gain) // 2

@@ -1,0 +1,45 @@
+"""Scalars come back from TensorBoard's files as they went in."""
+
+import struct
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from kdjax.engine import scalars
+
+
+def history(epochs, arm="L_MSE"):
+  return [
+    {"stage": "student", "arm": arm, "fold": 0, "seed": 1, "epoch": epoch}
+    | {name: epoch + i for i, name in enumerate(scalars.SCALARS)}
+    for epoch in range(1, epochs + 1)
+  ]
+
+
+def read(folder):
+  """Every scalar of the one file in `folder`: (name, step) to value."""
+  (path,) = folder.glob("events.*")
+  content, found = path.read_bytes(), {}
+  while content:
+    (size,) = struct.unpack("<Q", content[:8])
+    event = event_pb2.Event.FromString(content[12 : 12 + size])
+    for value in event.summary.value:
+      found[value.tag, event.step] = value.simple_value
+    content = content[16 + size :]
+  return found
+
+
+def test_every_trial_has_its_scalars_and_new_epochs_replace_old(tmp_path):
+  scalars.write(tmp_path, history(2) + history(3, "Student"))
+  assert len(read(tmp_path / "Student" / "fold0-seed1")) == 3 * 6
+  first = read(tmp_path / "L_MSE" / "fold0-seed1")
+  assert first["val_dice", 2] == pytest.approx(2 + 4)
+  scalars.write(tmp_path, history(12) + history(3, "Student"))
+  assert len(read(tmp_path / "L_MSE" / "fold0-seed1")) == 12 * 6
+
+
+def test_a_trial_without_new_epochs_is_left_alone(tmp_path):
+  scalars.write(tmp_path, history(12))
+  (path,) = tmp_path.rglob("events.*")
+  scalars.write(tmp_path, history(12))
+  assert list(tmp_path.rglob("events.*")) == [path]
