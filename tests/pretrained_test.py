@@ -119,6 +119,14 @@ def test_a_pickle_that_runs_code_is_refused(name, tmp_path, capsys):
       ),
       "outside of its storage",
     ),
+    (  # A stride of zero makes much out of little.
+      lambda p: write_zip(
+        p,
+        {"a": TENSORS["a.weight"]},
+        index({"a": np.zeros((9, 9), "f4")}, (0, 0)),
+      ),
+      "outside of its storage",
+    ),
     (lambda p: write_zip(p, TENSORS, index(TENSORS)[:40]), "readable"),
     (lambda p: p.write_bytes(b"\x80\x02."), "readable"),
     (lambda p: p.write_bytes(b""), "readable"),
