@@ -108,9 +108,11 @@ def supervised_loss(logits, mask):
 def distillation_loss(trial, student, teachers, mask, regress, objectives):
   """The trial's objective under the trial's view, averaged to a scalar.
 
-  Under `vmap` a switch computes every branch and keeps one; branches are
-  cheap next to the networks, keep them so. The switch, unlike a weighted sum,
-  lets no NaN through from a branch that was not chosen.
+  Every objective is computed and one kept; they are cheap next to the
+  networks, keep them so. Selecting what goes into a loss as well as what comes
+  out lets no NaN through from one that was not chosen, backward or forward. (A
+  `switch` does so too, but under `vmap` its gradient selects among all
+  branches for every map that any of them reads, and compiles for minutes.)
 
   Args:
     trial: scalars.
@@ -118,51 +120,54 @@ def distillation_loss(trial, student, teachers, mask, regress, objectives):
     teachers: the same of the teacher, one for every view that the grid uses.
     mask: `[B, H, W]`, of the strong view.
     regress: from a pair and a student's map to a map of the teacher's width.
-    objectives: branches 1, 2, ... of the switch.
+    objectives: 1, 2, ... of `trial.objective`.
   """
 
-  def branch(objective):
-    pathway = pathways.PATHWAYS[objective.pathway]
+  def compare(objective, chosen, student_map, teacher_maps, pair):
     loss = losses.LOSSES[objective.loss]
-
-    def term(student_map, teacher_maps, pair):
-      # Only the choice of the view depends on the trial, so that what is done
-      # to a teacher's map is done once for all trials.
-      compared = [
-        pathway(
-          student_map,
-          jax.lax.stop_gradient(teacher_map),
-          lambda x: regress(pair, x),
-          loss.relational,
-        )
-        for teacher_map in teacher_maps
-      ]
-      target = jax.lax.select_n(trial.view, *(x for _, x in compared))
-      classes = pathways.memberships(mask, target, student[0].shape[-1])
-      each = loss.function(
-        compared[0][0], target, trial.temperature, classes
-      )  # [B]
-      return jnp.mean(each).astype(_number())
-
-    def value():
-      if not objective.pairs:
-        return term(student[0], [logits for logits, _ in teachers], None)
-      return sum(
-        weight
-        * term(
-          student[1][ours],
-          [features[theirs] for _, features in teachers],
-          (ours, theirs),
-        )
-        for ours, theirs, weight in objective.pairs
+    # Only the choice of the view depends on the trial, so that what is done to
+    # a teacher's map is done once for all trials.
+    compared = [
+      pathways.PATHWAYS[objective.pathway](
+        student_map,
+        jax.lax.stop_gradient(teacher_map),
+        lambda x: regress(pair, x),
+        loss.relational,
       )
+      for teacher_map in teacher_maps
+    ]
+    ours = compared[0][0]
+    target = jax.lax.select_n(trial.view, *(x for _, x in compared))
+    classes = pathways.memberships(mask, target, student[0].shape[-1])
+    each = loss.function(
+      jnp.where(chosen, ours, jnp.zeros_like(ours)),
+      target,
+      trial.temperature,
+      classes,
+    )  # [B]
+    return jnp.mean(each).astype(_number())
 
-    return value
+  def value(objective, chosen):
+    if not objective.pairs:
+      teacher_maps = [logits for logits, _ in teachers]
+      return compare(objective, chosen, student[0], teacher_maps, None)
+    return sum(
+      weight
+      * compare(
+        objective,
+        chosen,
+        student[1][ours],
+        [features[theirs] for _, features in teachers],
+        (ours, theirs),
+      )
+      for ours, theirs, weight in objective.pairs
+    )
 
-  nothing = lambda: jnp.zeros((), _number())
-  return jax.lax.switch(
-    trial.objective, [nothing, *(branch(x) for x in objectives)]
-  )
+  total = jnp.zeros((), _number())
+  for i, objective in enumerate(objectives, start=1):
+    chosen = trial.objective == i
+    total = jnp.where(chosen, value(objective, chosen), total)
+  return total
 
 
 def train_step(
