@@ -5,4 +5,6 @@ cd "$(dirname "$0")/.."
 sh launch/install.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/python -m pytest --quiet -m "slow or not slow" "$@"
+# A file's tests share what they train, so they stay on one worker.
+.venv/bin/python -m pytest --quiet --numprocesses 2 --dist loadfile \
+  -m "slow or not slow" --durations 10 "$@"
