@@ -5,8 +5,8 @@ Health 2(2), 2025, doi 10.36922/aih.3509): 163 images in three random splits of
 130 and 33, 224 x 224, batch 64, Adam at 1e-4, at most 500 epochs, stopping
 after 50 without a better validation loss; twelve arms over pathway, loss and
 the teacher's view. What the paper leaves open is listed in the README. The
-teacher is a plain U-Net of 84.7 M parameters, 103 times the student, until
-pretrained encoders arrive.
+teacher is a U-Net++ on a ResNet-152, 83.6 M parameters, 102 times the student;
+--config.teacher.weights=FILE starts its encoder from ImageNet.
 
 Run (with the images of Yap et al., "Dataset B", in DIR; an accelerator, or
 days of patience):
@@ -51,9 +51,9 @@ def get_config(size="full"):
 
   # Networks: a name in kdjax.models.MODELS and its attributes.
   config.teacher = dict(
-    name="UNet",
-    widths=(96, 192, 384, 768, 1536),
-    decoder_widths=(768, 384, 192, 96),
+    name="UNetPlusPlus",
+    encoder="resnet152",
+    weights="",  # A file with torchvision's or timm's ImageNet weights.
     num_classes=2,
     in_channels=3,
   )
@@ -105,7 +105,13 @@ def shrink(config):
   config.splits.update(kind="holdout", num_folds=2, test_cases=6)
   config.folds = (0,)
   config.seeds = (0,)
-  config.teacher.update(widths=(4, 4, 8, 8, 8), decoder_widths=(8, 8, 4, 4))
+  config.teacher = dict(
+    name="UNet",
+    widths=(4, 4, 8, 8, 8),
+    decoder_widths=(8, 8, 4, 4),
+    num_classes=2,
+    in_channels=config.teacher.in_channels,
+  )
   config.student.update(widths=(4, 4, 4, 4), decoder_widths=(4, 4, 4))
   config.teacher_training.update(batch_size=4, max_epochs=2)
   config.student_training.update(batch_size=4, max_epochs=2)

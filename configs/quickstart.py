@@ -17,10 +17,13 @@ def get_config(size="full"):
   config = paper.get_config()
   config.published = False
   config.data.image_size = 48
-  config.teacher.update(
-    widths=(16, 32, 64, 128, 256), decoder_widths=(128, 64, 32, 16)
+  config.teacher = dict(
+    name="UNet",
+    widths=(16, 32, 64, 128, 256),
+    decoder_widths=(128, 64, 32, 16),
+    num_classes=2,
+    in_channels=1,
   )
-  config.teacher.in_channels = 1
   config.student.update(widths=(8, 8, 16, 16), decoder_widths=(8, 8, 8))
   config.student.in_channels = 1
   config.teacher_training.update(

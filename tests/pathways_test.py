@@ -21,29 +21,45 @@ def widen(x):
 
 
 def test_logits_compare_classes_at_every_pixel():
-  s, t = pathways.logits(*maps((4, 4, 2), (4, 4, 2)), None)
-  assert s.shape == t.shape == (2, 16, 2)
+  s, t = pathways.logits(*maps((4, 4, 2), (4, 4, 2)), None, False)
+  assert s.shape == t.shape == (2, 4, 4, 2)
 
 
 @pytest.mark.parametrize("sides", [(8, 4), (4, 8), (6, 4), (4, 4)])
 def test_hidden_is_one_distribution_over_the_coarser_grid(sides):
   s, t = maps((sides[0],) * 2 + (3,), (sides[1],) * 2 + (5,))
-  s, t = pathways.hidden(s, t, None)
-  assert s.shape == t.shape == (2, 1, min(sides) ** 2)
+  s, t = pathways.hidden(s, t, None, False)
+  assert s.shape == t.shape == (2, 1, 1, min(sides) ** 2)
 
 
 def test_hidden_averages_channels():
   s, t = maps((4, 4, 3), (4, 4, 5))
-  _, got = pathways.hidden(s, t, None)
-  expected = np.mean(np.asarray(t), axis=-1).reshape(2, 1, -1)
+  _, got = pathways.hidden(s, t, None, False)
+  expected = np.mean(np.asarray(t), axis=-1).reshape(2, 1, 1, -1)
   np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("sides", [(8, 4), (4, 8)])
 def test_hidden_regressor_compares_the_teachers_channels(sides):
   s, t = maps((sides[0],) * 2 + (3,), (sides[1],) * 2 + (5,))
-  s, t = pathways.hidden_regressor(s, t, widen)
-  assert s.shape == t.shape == (2, min(sides) ** 2, 5)
+  s, t = pathways.hidden_regressor(s, t, widen, False)
+  assert s.shape == t.shape == (2, min(sides), min(sides), 5)
+
+
+def test_hidden_leaves_channels_to_a_relational_loss():
+  s, t = pathways.hidden(*maps((8, 8, 3), (4, 4, 5)), None, True)
+  assert s.shape == (2, 4, 4, 3) and t.shape == (2, 4, 4, 5)
+
+
+@pytest.mark.parametrize("side", [8, 4, 3])
+def test_memberships_are_the_parts_of_an_area(side):
+  mask = jnp.zeros((2, 8, 8), int).at[0, :4].set(1)
+  like = jnp.zeros((2, side, side, 5))
+  got = pathways.memberships(mask, like, 2)
+  assert got.shape == (2, side, side, 2)
+  np.testing.assert_allclose(got.sum(-1), np.ones((2, side, side)), rtol=1e-6)
+  np.testing.assert_allclose(got[0, 0, :, 1], np.ones(side), atol=1e-6)
+  np.testing.assert_allclose(got[1, ..., 1], np.zeros((side, side)))
 
 
 def test_alignment_keeps_a_constant_map():

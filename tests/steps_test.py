@@ -15,9 +15,9 @@ from kdjax.models import UNet
 
 PAIR = ("encoder2", "encoder3")
 OBJECTIVES = tuple(
-  trials.Objective(pathway, loss, () if pathway == "L" else PAIR)
+  trials.Objective(pathway, loss, () if pathway == "L" else ((*PAIR, 1.0),))
   for pathway in pathways.PATHWAYS
-  for loss in losses.LOSSES
+  for loss in ("MSE", "KLD")
 )
 STUDENT = UNet(widths=(3, 5), decoder_widths=(3,), in_channels=1)
 REGRESSORS = {PAIR: pathways.Regressor(width=6)}
@@ -26,8 +26,8 @@ REGRESSORS = {PAIR: pathways.Regressor(width=6)}
 def make_trial(pathway=None, loss="MSE", view=0, **numbers):
   objective = 0
   if pathway:
-    pair = () if pathway == "L" else PAIR
-    objective = 1 + OBJECTIVES.index(trials.Objective(pathway, loss, pair))
+    pairs = () if pathway == "L" else ((*PAIR, 1.0),)
+    objective = 1 + OBJECTIVES.index(trials.Objective(pathway, loss, pairs))
   numbers = {
     "alpha": 0.5 if pathway else 0.0,
     "temperature": 1.0,
@@ -65,7 +65,8 @@ def make_teachers():
 def state():
   return steps.init_state(
     jax.random.key(0),
-    jnp.zeros((1, 8, 8, 1)),
+    {},
+    images=jnp.zeros((1, 8, 8, 1)),
     student=STUDENT,
     regressors=REGRESSORS,
   )
@@ -147,7 +148,21 @@ def test_the_trial_picks_its_teachers_view(state):
   assert strong != weak
 
 
-def test_no_gradient_reaches_the_teacher(state):
+def test_several_levels_add_up_by_weight():
+  logits, ones = jnp.zeros((1, 2, 2, 2)), jnp.ones((1, 2, 2, 3))
+  student = (logits, {"a": ones, "b": ones})
+  teacher = (logits, {"a": 0 * ones, "b": 3 * ones})
+  pairs = (("a", "a", 1.0), ("b", "b", 0.25))
+  objectives = (trials.Objective("H", "MSE", pairs),)
+  trial = make_trial().replace(objective=jnp.int32(1))
+  got = steps.distillation_loss(
+    trial, student, (teacher,), jnp.zeros((1, 2, 2), int), None, objectives
+  )
+  np.testing.assert_allclose(got, 1.0 * 1.0 + 0.25 * 4.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_no_gradient_reaches_the_teacher(state, loss):
   student = (
     jax.random.normal(jax.random.key(5), (2, 8, 8, 2)),
     {"encoder2": jax.random.normal(jax.random.key(6), (2, 4, 4, 5))},
@@ -155,11 +170,13 @@ def test_no_gradient_reaches_the_teacher(state):
   regress = lambda pair, x: REGRESSORS[pair].apply(
     {"params": state.params["regressors"][steps.regressor_name(pair)]}, x
   )
-  for objective in OBJECTIVES:
-    trial = make_trial(objective.pathway, objective.loss)
+  trial = make_trial().replace(objective=jnp.int32(1))
+  for pathway in losses.LOSSES[loss].pathways:
+    pairs = () if pathway == "L" else ((*PAIR, 1.0),)
+    objectives = (trials.Objective(pathway, loss, pairs),)
     value, (to_student, to_teachers) = jax.value_and_grad(
-      lambda s, t, trial=trial: steps.distillation_loss(
-        trial, s, t, regress, OBJECTIVES
+      lambda s, t, objectives=objectives: steps.distillation_loss(
+        trial, s, t, make_batch()["mask"], regress, objectives
       ),
       argnums=(0, 1),
     )(student, make_teachers())

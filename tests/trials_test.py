@@ -58,6 +58,25 @@ def test_what_an_arm_does_not_read_does_not_multiply_it():
   ]
 
 
+def test_an_arm_may_name_several_levels_with_weights():
+  several = (("encoder3", "encoder4"), ("encoder4", "encoder5", 0.5))
+  pairs = (several, ("encoder4", "encoder5"))
+  arms = trials.make_arms(
+    grid(pathway=("H",), loss=("MSE",), view=("strong",), pair=pairs)
+  )
+  assert [arm.name for arm in arms[1:]] == [
+    "H_MSE_encoder3-encoder4+encoder4-encoder5x0.5",
+    "H_MSE_encoder4-encoder5",
+  ]
+  assert arms[1].objective.pairs == (
+    ("encoder3", "encoder4", 1.0),
+    ("encoder4", "encoder5", 0.5),
+  )
+  wanted = trials.objectives(arms)
+  assert trials.taps(wanted, 0) == ("encoder3", "encoder4")
+  assert trials.taps(wanted, 1) == ("encoder4", "encoder5")
+
+
 def test_every_arm_refers_to_the_student_of_its_learning_rate():
   arms = trials.make_arms(
     grid(
@@ -105,6 +124,11 @@ def test_only_views_that_a_teacher_sees_are_used():
     ({"alpha": (1.5,)}, "grid.alpha=1.5"),
     ({"temperature": (0.0,)}, "grid.temperature=0.0"),
     ({"pair": (("encoder4",),)}, "grid.pair"),
+    ({"pair": ((("encoder4", "encoder5"), "x"),)}, "grid.pair"),
+    ({"pair": (("encoder4", "encoder5", 0.0),)}, "distils nothing"),
+    ({"pair": ((("a", "b"), ("a", "b", 2.0)),)}, "a pair twice"),
+    ({"loss": ("DKD",)}, "grid.loss=DKD distils nothing here: with two"),
+    ({"loss": ("DIST",)}, "grid.loss=DIST distils nothing here"),
   ],
 )
 def test_a_grid_that_cannot_be_is_refused(axes, said):

@@ -10,6 +10,7 @@ import pytest
 
 from configs import paper
 from kdjax.data import views
+from kdjax.models import layers
 
 STILL = dict(
   crop=0.0, shift=0.0, scale=0.0, rotation=0.0, noise=0.0, dropout=0.0
@@ -115,10 +116,13 @@ def test_normalised_images_have_imagenets_mean_and_deviation(channels):
   image = jax.random.uniform(jax.random.key(0), (2, 4, 4))
   expected = (np.asarray(image)[..., None] - mean) / std
   np.testing.assert_allclose(
-    views.normalise(image, channels), expected, rtol=1e-5, atol=1e-6
+    views.normalise(image, channels, layers.IMAGENET),
+    expected,
+    rtol=1e-5,
+    atol=1e-6,
   )
 
 
 def test_other_numbers_of_channels_are_refused():
   with pytest.raises(ValueError, match="1 or 3"):
-    views.normalise(jnp.zeros((2, 4, 4)), 4)
+    views.normalise(jnp.zeros((2, 4, 4)), 4, layers.IMAGENET)

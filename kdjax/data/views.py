@@ -8,10 +8,6 @@ All randomness comes from the image's own key.
 import jax
 import jax.numpy as jnp
 
-# ImageNet's mean and deviation, of images in [0, 1].
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
-
 
 def sample_geometry(key, settings):
   """Crop, shift, scale and rotation as one affine map, `[2, 3]`.
@@ -54,18 +50,21 @@ def warp(image, geometry):
   return jax.scipy.ndimage.map_coordinates(image, tuple(pixels), order=1)
 
 
-def normalise(image, channels):
-  """Grey `[..., S, S]` in [0, 1] to `[..., S, S, channels]`, as ImageNet's.
+def normalise(image, channels, statistics):
+  """Grey `[..., S, S]` in [0, 1] to `[..., S, S, channels]`, as a network's.
 
-  With three channels the grey is repeated; with one, the means of ImageNet's
-  three numbers are used.
+  Args:
+    image: grey.
+    channels: with three the grey is repeated; with one, the means of the three
+      channels' statistics are used.
+    statistics: mean and deviation of three channels, of images in [0, 1].
 
   Raises:
     ValueError: `channels` is neither 1 nor 3.
   """
   if channels not in (1, 3):
     raise ValueError(f"Images have 1 or 3 channels, not {channels}.")
-  mean, std = jnp.array(_MEAN), jnp.array(_STD)
+  mean, std = map(jnp.array, statistics)
   if channels == 1:
     mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
   shape = (1,) * image.ndim + (channels,)

@@ -1,38 +1,239 @@
 """Distillation losses: pure functions, one number per example.
 
-A loss compares what student and teacher say about the same batch: `N`
-positions with `K` numbers each, which a pathway made comparable. Weighting,
-averaging over the batch and choosing between losses belong to `steps`.
+A loss compares what student and teacher say about the same batch: maps
+`[B, h, w, C]` on one grid, which a pathway made comparable. All losses have
+one signature, `(student, teacher, temperature, classes)` to `[B]`, and read
+what they need of it:
+
+  student, teacher: `[B, h, w, C]`; a relational loss takes different `C`.
+  temperature: above 0.
+  classes: `[B, h, w, K]`, the part of each position that belongs to each
+    class; sums to 1.
+
+All are 0 with a finite gradient at student = teacher, and finite where a class
+or a signal is missing. Weighting, averaging over the batch and choosing
+between losses belong to `steps`.
 """
+
+from collections.abc import Callable
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+# Under a square root or a quotient: far below any signal in float32.
+_TINY = 1e-12
 
-def mse(student, teacher, temperature):
-  """Mean squared difference, `[B, N, K]` twice to `[B]`.
+# Nodes of `pairwise` along a side; all pairs of more would not fit in memory.
+_NODES = 16
 
-  Averaged over positions and channels; has no temperature.
+
+def mse(student, teacher, temperature, classes):
+  """Mean squared difference over positions and channels."""
+  del temperature, classes
+  return jnp.mean((student - teacher) ** 2, axis=(1, 2, 3))
+
+
+def kld(student, teacher, temperature, classes):
+  """KL(teacher || student) over channels: sum over them, mean over positions.
+
+  `tau^2 * mean_n sum_c P log(P / Q)` with `P, Q = softmax_c(. / tau)`. The
+  factor keeps the gradient's size as the temperature changes (Hinton et al.,
+  https://arxiv.org/abs/1503.02531).
+  """
+  del classes
+  divergence = _divergence(student, teacher, temperature, axis=-1)  # [B, h, w]
+  return jnp.mean(divergence, axis=(1, 2))
+
+
+def channel_wise(student, teacher, temperature, classes):
+  """CWD: KL(teacher || student) over positions, mean over channels.
+
+  `tau^2 / C * sum_c sum_n P log(P / Q)` with `P, Q = softmax_n(. / tau)` (Shu
+  et al., https://arxiv.org/abs/2011.13256).
+  """
+  del classes
+  s, t = _positions(student), _positions(teacher)  # [B, N, C]
+  return jnp.mean(_divergence(s, t, temperature, axis=1), axis=-1)
+
+
+def hint(student, teacher, temperature, classes):
+  """FitNets: half the squared distance of feature vectors, mean over positions.
+
+  `mean_n 1/2 |r(S_n) - T_n|^2`; the pathway's regressor is `r` (Romero et al.,
+  https://arxiv.org/abs/1412.6550, equation 3).
+  """
+  del temperature, classes
+  return 0.5 * jnp.mean(jnp.sum((student - teacher) ** 2, axis=-1), axis=(1, 2))
+
+
+def attention(student, teacher, temperature, classes):
+  """AT: squared distance between where the two networks look.
+
+  `|Q_S / |Q_S| - Q_T / |Q_T||^2` with `Q_n = sum_c A_nc^2` (Zagoruyko and
+  Komodakis, https://arxiv.org/abs/1612.03928, equation 2 with p = 2; squared,
+  as in the authors' code, since the norm has no gradient at 0).
+  """
+  del temperature, classes
+  look = lambda x: _unit(jnp.sum(_positions(x) ** 2, axis=-1))  # [B, N]
+  return jnp.sum((look(student) - look(teacher)) ** 2, axis=-1)
+
+
+def pearson(student, teacher, temperature, classes):
+  """PKD: 1 - the correlation of every channel, over positions and the batch.
+
+  `1/2 * mean (Z_S - Z_T)^2`, `Z` being standardised channel by channel over
+  the batch's positions (Cao et al., https://arxiv.org/abs/2207.02039).
+  """
+  del temperature, classes
+
+  def standardise(x):
+    x = x - jnp.mean(x, axis=(0, 1, 2), keepdims=True)
+    variance = jnp.mean(x**2, axis=(0, 1, 2), keepdims=True)
+    return x * jax.lax.rsqrt(variance + _TINY)
+
+  gap = standardise(student) - standardise(teacher)
+  return 0.5 * jnp.mean(gap**2, axis=(1, 2, 3))
+
+
+def similarity(student, teacher, temperature, classes):
+  """SP: distance between which cases of the batch the two find alike.
+
+  `1/B^2 |G_S - G_T|^2` with the rows of `G = Q Q^T` scaled to length 1, a row
+  of `Q` being a case's map (Tung and Mori, https://arxiv.org/abs/1907.09682).
+  The mean over the `[B]` returned is the paper's number.
+  """
+  del temperature, classes
+
+  def resemblance(x):
+    x = x.reshape(x.shape[0], -1)
+    return _unit(x @ x.T)  # [B, B]
+
+  return jnp.mean((resemblance(student) - resemblance(teacher)) ** 2, axis=-1)
+
+
+def pairwise(student, teacher, temperature, classes):
+  """SKD's pair-wise term: which positions of an image the two find alike.
+
+  `1/N^2 sum_ij (a_S - a_T)^2` with `a_ij` the cosine of positions i and j (Liu
+  et al., https://arxiv.org/abs/1903.04197, pair-wise distillation). Maps larger
+  than 16 x 16 are averaged down to that many nodes, as the paper pools patches.
+  """
+  del temperature, classes
+
+  def affinity(x):
+    b, h, w, c = x.shape
+    nodes = (b, min(h, _NODES), min(w, _NODES), c)
+    if x.shape != nodes:
+      x = jax.image.resize(x, nodes, "bilinear")
+    x = _unit(_positions(x))
+    return x @ x.swapaxes(1, 2)  # [B, N, N]
+
+  return jnp.mean((affinity(student) - affinity(teacher)) ** 2, axis=(1, 2))
+
+
+def variation(student, teacher, temperature, classes):
+  """IFVD: how the features of a class vary around the class's mean.
+
+  `1/N sum_n (M_S - M_T)^2` with `M_n` the cosine of position n and the
+  prototype of its class in its image (Wang et al., "Intra-class Feature
+  Variation Distillation for Semantic Segmentation", ECCV 2020).
   """
   del temperature
-  return jnp.mean((student - teacher) ** 2, axis=(1, 2))
+  classes = _positions(classes)  # [B, N, K]
+
+  def closeness(x):
+    x = _positions(x)
+    own = classes @ _prototypes(x, classes)  # [B, N, C]
+    return jnp.sum(_unit(x) * _unit(own), axis=-1)  # [B, N]
+
+  return jnp.mean((closeness(student) - closeness(teacher)) ** 2, axis=-1)
 
 
-def kld(student, teacher, temperature):
-  """KL(teacher || student) over the last axis, `[B, N, K]` twice to `[B]`.
+def region_affinity(student, teacher, temperature, classes):
+  """RAD: how alike the regions of two classes are, mean over pairs of classes.
 
-  Sum over `K`, mean over positions: `tau^2 * mean_n sum_k P log(P / Q)` with
-  `P, Q = softmax(. / tau)`. The factor keeps the gradient's size as the
-  temperature changes (Hinton et al., https://arxiv.org/abs/1503.02531).
+  `(cos(v_S1, v_S2) - cos(v_T1, v_T2))^2` with `v_k` the mean feature of class
+  k in an image; 0 where an image lacks a class (EMKD's region affinity
+  distillation; Qin et al., https://arxiv.org/abs/2108.09987).
   """
-  log_p = jax.nn.log_softmax(teacher / temperature)
-  log_q = jax.nn.log_softmax(student / temperature)
-  divergence = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)  # [B, N]
-  return temperature**2 * jnp.mean(divergence, axis=1)
+  del temperature
+  classes = _positions(classes)  # [B, N, K]
 
+  def contrast(x):
+    regions = _unit(_prototypes(_positions(x), classes))  # [B, K, C]
+    cosines = regions @ regions.swapaxes(1, 2)  # [B, K, K]
+    first, second = jnp.triu_indices(classes.shape[-1], k=1)
+    return cosines[:, first, second]  # [B, pairs]
+
+  return jnp.mean((contrast(student) - contrast(teacher)) ** 2, axis=-1)
+
+
+def _positions(x):
+  return x.reshape(x.shape[0], -1, x.shape[-1])  # [B, N, C]
+
+
+def _unit(x):
+  """Scales the last axis to length 1; leaves zeros, with a finite gradient."""
+  return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + _TINY)
+
+
+def _divergence(student, teacher, temperature, axis):
+  log_p = jax.nn.log_softmax(teacher / temperature, axis)
+  log_q = jax.nn.log_softmax(student / temperature, axis)
+  return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis)
+
+
+def _prototypes(x, classes):
+  """Mean of `[B, N, C]` over each class: `[B, K, C]`, 0 for a missing one."""
+  size = jnp.sum(classes, axis=1)[..., None]  # [B, K, 1]
+  return classes.swapaxes(1, 2) @ x / jnp.maximum(size, _TINY)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """A loss and what has to hold for it to say anything.
+
+  Attributes:
+    function: of this module.
+    relational: compares relations within each network, so that widths may
+      differ; others compare number with number.
+    over: "channels", "positions" or "cases": what it normalises over, of which
+      one alone makes it constant. "" if nothing.
+    softened: reads the temperature.
+    pathways: those under which it is what its paper means.
+  """
+
+  function: Callable
+  relational: bool = False
+  over: str = ""
+  softened: bool = False
+  pathways: tuple[str, ...] = ("L", "H", "HReg")
+
+
+# Number with number, but channel by channel: H averages channels away.
+_BY_CHANNEL = ("L", "HReg")
 
 # A config names a loss by one of these.
-LOSSES = {"MSE": mse, "KLD": kld}
+LOSSES = {
+  "MSE": Loss(mse),
+  "KLD": Loss(kld, over="channels", softened=True),
+  "CWD": Loss(
+    channel_wise, over="positions", softened=True, pathways=_BY_CHANNEL
+  ),
+  "FitNets": Loss(hint, pathways=("HReg",)),
+  "AT": Loss(attention, relational=True, over="positions"),
+  "PKD": Loss(pearson, over="cases", pathways=_BY_CHANNEL),
+  "SP": Loss(similarity, relational=True, over="cases"),
+  "SKD": Loss(pairwise, relational=True, over="positions"),
+  "IFVD": Loss(variation, relational=True, over="positions"),
+  "RAD": Loss(region_affinity, relational=True, over="positions"),
+}
 
-# Their value does not depend on the temperature.
-WITHOUT_TEMPERATURE = ("MSE",)
+# Losses of the literature that are no use here, and why.
+DEAD = {
+  "DKD": "with two classes its non-target term has no gradient and the rest "
+  "is KLD",
+  "DIST": "with two classes its inter-class term has next to no gradient",
+  "LSKD": "standardising two logits leaves only their order",
+}

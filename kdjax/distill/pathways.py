@@ -1,8 +1,9 @@
-"""Pathways: what of two networks is compared, brought to one shape.
+"""Pathways: what of two networks is compared, brought to one grid.
 
 A pathway takes a student's and a teacher's map, `[B, h, w, C]` of any two
-sizes and widths, and returns `[B, N, K]` twice: `N` positions at which `K`
-numbers are compared (and which a softmax makes a distribution over `K`).
+sizes and widths, and returns two maps of one size, which a loss compares: of
+one width too, unless the loss is relational. A softmax makes what stands at a
+position a distribution.
 """
 
 from collections.abc import Callable
@@ -26,35 +27,50 @@ def align(student, teacher):
   return resize(student), resize(teacher)
 
 
-def _positions(x):
-  return x.reshape(x.shape[0], -1, x.shape[-1])  # [B, N, K]
+def memberships(mask, like, num_classes):
+  """The part of each position of a map that belongs to each class.
+
+  Args:
+    mask: `[B, H, W]`, classes by number.
+    like: `[B, h, w, C]`, lends its grid.
+    num_classes: `K`.
+
+  Returns:
+    `[B, h, w, K]`, 0 to 1; sums to 1 over classes.
+  """
+  classes = jax.nn.one_hot(mask, num_classes, dtype=like.dtype)
+  return jax.image.resize(classes, (*like.shape[:3], num_classes), "bilinear")
 
 
-def logits(student, teacher, regress):
-  """L: raw predictions; every pixel compares `K` classes."""
-  del regress
-  student, teacher = align(student, teacher)
-  return _positions(student), _positions(teacher)
+def logits(student, teacher, regress, relational):
+  """L: raw predictions; every pixel compares classes."""
+  del regress, relational
+  return align(student, teacher)
 
 
-def hidden(student, teacher, regress):
-  """H: maps averaged over channels; one distribution over all positions.
+def hidden(student, teacher, regress, relational):
+  """H: maps as they are; nothing is learned.
 
-  Nothing is learned, so widths need not match: `[B, 1, h * w]`.
+  For a loss that compares number with number, whose widths must match, maps
+  are averaged over channels and are one distribution over all positions:
+  `[B, 1, 1, h * w]`.
   """
   del regress
   student, teacher = align(student, teacher)
-  flatten = lambda x: jnp.mean(x, axis=-1).reshape(x.shape[0], 1, -1)
+  if relational:
+    return student, teacher
+  flatten = lambda x: jnp.mean(x, axis=-1).reshape(x.shape[0], 1, 1, -1)
   return flatten(student), flatten(teacher)
 
 
-def hidden_regressor(student, teacher, regress):
+def hidden_regressor(student, teacher, regress, relational):
   """HReg: the student's map, regressed to the teacher's width.
 
   Every position compares channels. The regressor runs on the coarser grid.
   """
+  del relational
   student, teacher = align(student, teacher)
-  return _positions(regress(student)), _positions(teacher)
+  return regress(student), teacher
 
 
 class Regressor(nn.Module):

@@ -20,7 +20,7 @@ VIEWS = ("strong", "weak")
 # Axis of the grid: how a value is written in an arm's name, where the axis
 # has more than one.
 _SUFFIXES = {
-  "pair": lambda pair: "-".join(pair),
+  "pair": lambda pair: _pairs_name(make_pairs(pair)),
   "alpha": lambda x: f"alpha{x:g}",
   "temperature": lambda x: f"tau{x:g}",
   "learning_rate": lambda x: f"lr{x:g}",
@@ -36,12 +36,35 @@ class Objective:
   Attributes:
     pathway: a name in `pathways.PATHWAYS`.
     loss: a name in `losses.LOSSES`.
-    pair: student's and teacher's tap; empty for pathway L.
+    pairs: `(student's tap, teacher's tap, weight)` of each level that is
+      distilled; empty for pathway L.
   """
 
   pathway: str
   loss: str
-  pair: tuple[str, ...]
+  pairs: tuple[tuple[str, str, float], ...]
+
+
+def make_pairs(value):
+  """A value of the grid's axis `pair` as `Objective.pairs`.
+
+  Args:
+    value: `(student's tap, teacher's tap)`, or a tuple of such pairs, each
+      with or without a weight as its third; 1 without.
+  """
+  if isinstance(value[0], str):
+    value = (value,)
+  return tuple(
+    (student, teacher, float(*weight or (1.0,)))
+    for student, teacher, *weight in value
+  )
+
+
+def _pairs_name(pairs):
+  return "+".join(
+    f"{student}-{teacher}" + (f"x{weight:g}" if weight != 1 else "")
+    for student, teacher, weight in pairs
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +122,7 @@ def make_arms(grid):
     unread = set()
     if point["pathway"] == "L":
       unread.add("pair")
-    if point["loss"] in losses.WITHOUT_TEMPERATURE:
+    if not losses.LOSSES[point["loss"]].softened:
       unread.add("temperature")
 
     def suffix(axes, point=point, unread=frozenset(unread)):
@@ -126,7 +149,7 @@ def make_arms(grid):
       Objective(
         point["pathway"],
         point["loss"],
-        () if "pair" in unread else tuple(point["pair"]),
+        () if "pair" in unread else make_pairs(point["pair"]),
       ),
       point["view"],
       float(point["alpha"]),
@@ -146,15 +169,16 @@ def _check(grid):
     if not len(grid[axis]):
       raise UserError(f"grid.{axis} is empty: give it at least one value.")
     for value in grid[axis]:
+      if axis == "loss" and value in losses.DEAD:
+        raise UserError(
+          f"grid.loss={value} distils nothing here: {losses.DEAD[value]}."
+        )
       if axis in known and value not in known[axis]:
         raise UserError(
           f"grid.{axis} has no {value!r}: choose from {', '.join(known[axis])}."
         )
-      if axis == "pair" and len(value) != 2:
-        raise UserError(
-          f"grid.pair takes pairs of a student's and a teacher's tap, "
-          f"not {value!r}."
-        )
+      if axis == "pair":
+        _check_pairs(value)
       if axis == "alpha" and not 0 < value <= 1:
         raise UserError(
           f"grid.alpha={value} is outside (0, 1]; the Student, which distils "
@@ -162,6 +186,34 @@ def _check(grid):
         )
       if axis == "temperature" and value <= 0:
         raise UserError(f"grid.temperature={value} must be above 0.")
+
+
+def _check_pairs(value):
+  try:
+    pairs = make_pairs(value)
+    taps = [tap for pair in pairs for tap in pair[:2]]
+    if not all(isinstance(tap, str) for tap in taps):
+      raise ValueError
+  except (TypeError, ValueError, IndexError) as error:
+    raise UserError(
+      f"grid.pair takes pairs of a student's and a teacher's tap, or tuples of "
+      f"such pairs with weights, not {value!r}."
+    ) from error
+  for student, teacher, weight in pairs:
+    if weight <= 0:
+      raise UserError(
+        f"grid.pair: {student}-{teacher} of weight {weight:g} distils "
+        "nothing; leave it out, or give it a weight above 0."
+      )
+  if len({pair[:2] for pair in pairs}) < len(pairs):
+    raise UserError(f"grid.pair names a pair twice in {value!r}.")
+
+
+def taps(objectives, side):
+  """The taps that `objectives` read, of students (side 0) or teachers (1)."""
+  return tuple(
+    dict.fromkeys(pair[side] for x in objectives for pair in x.pairs)
+  )
 
 
 def objectives(arms):

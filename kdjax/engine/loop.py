@@ -141,13 +141,14 @@ def _train_wave(programs, wave, saved, progress, teachers, bar):
 
 def _start(programs, wave, progress):
   """The states of a wave, fresh or as they were saved, on the devices."""
+  weights = programs.study.load_weights(programs.stage.name)
   rows = []
   for block in programs.pad(wave):
     state = jax.tree.map(
       lambda x: np.repeat(
         np.asarray(x)[None], len(programs.stage.arms), axis=0
       ),
-      jax.device_get(programs.init(block.key)),
+      jax.device_get(programs.init(block.key, weights)),
     )
     if progress[block].states:
       state = serialization.from_state_dict(state, progress[block].states)

@@ -10,9 +10,11 @@ import ml_collections
 import numpy as np
 
 from kdjax.data import views
+from kdjax.distill import losses
 from kdjax.distill import trials
 from kdjax.engine import parallel
 from kdjax.engine import steps
+from kdjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,16 @@ def stream(train, block, step, steps, batch_size):
   }
 
 
+def _check_split(objectives):
+  for objective in objectives:
+    if losses.LOSSES[objective.loss].over == "cases":
+      raise UserError(
+        f"{objective.pathway}_{objective.loss} compares the cases of a batch, "
+        "which is split over devices here: use fewer devices, or more arms, "
+        "folds or seeds."
+      )
+
+
 class Programs:
   """The compiled programs of a stage, each compiled once for all its waves."""
 
@@ -109,6 +121,8 @@ class Programs:
     )
     model = study.make_model(stage.name, self.layout.batch_axis)
     objectives = trials.objectives(stage.arms)
+    if self.layout.split_batch:
+      _check_split(objectives)
     regressors = study.make_regressors() if objectives else {}
     self.data = self.layout.replicate(
       {
@@ -130,18 +144,17 @@ class Programs:
       ),
       compiler_options={"xla_backend_optimization_level": 0},
     )
-    normalise = functools.partial(views.normalise, channels=model.in_channels)
+    normalise = study.make_normalise(stage.name)
     self.train_epoch = parallel.make_train_epoch(
       self.layout,
       functools.partial(
         steps.prepare_batch,
         teacher=stage.teacher,
         views=trials.views(stage.arms),
-        teacher_taps=tuple(
-          dict.fromkeys(x.pair[1] for x in objectives if x.pair)
-        ),
+        teacher_taps=trials.taps(objectives, 1),
         render=functools.partial(views.render, settings=config.views),
         normalise=normalise,
+        teacher_normalise=study.make_normalise("teacher"),
       ),
       functools.partial(
         steps.train_step,

@@ -6,6 +6,7 @@ trials without an objective.
 """
 
 import functools
+import zlib
 
 from flax import struct
 import jax
@@ -15,6 +16,8 @@ import optax
 from kdjax.distill import losses
 from kdjax.distill import pathways
 from kdjax.distill import taps
+from kdjax.distill import trials
+from kdjax.models import pretrained
 
 
 @struct.dataclass
@@ -51,31 +54,17 @@ def regressor_name(pair):
   return "-".join(tap.replace("/", ".") for tap in pair)
 
 
-def make_regressors(objectives, teacher_widths, make):
-  """The regressors that `objectives` need, a dict from pair to module.
-
-  Args:
-    objectives: of the grid.
-    teacher_widths: channels by teacher's tap.
-    make: from a width to a linen module.
-  """
-  return {
-    objective.pair: make(teacher_widths[objective.pair[1]])
-    for objective in objectives
-    if objective.pathway == "HReg"
-  }
-
-
-def init_state(key, images, *, student, regressors):
+def init_state(key, weights, *, images, student, regressors):
   """A fresh trial, the same for all arms of a block.
 
   Args:
     key: of the block.
+    weights: variables to start from where not at random, or {}.
     images: `[B, H, W, C]`, only lends its shape.
     student: linen module.
     regressors: dict from pair to linen module.
   """
-  variables = student.init(key, images)
+  variables = pretrained.merge(student.init(key, images), weights)
   params = {"student": variables["params"], "regressors": {}}
   # Flax starts statistics in float32 whatever the rest; a step would not.
   dtype = jnp.result_type(*jax.tree.leaves(variables["params"]))
@@ -89,11 +78,12 @@ def init_state(key, images, *, student, regressors):
       variables,
       images,
     )
-    for i, (pair, regressor) in enumerate(regressors.items(), start=1):
+    for pair, regressor in regressors.items():
       blank = jnp.zeros(features[pair[0]].shape, features[pair[0]].dtype)
-      params["regressors"][regressor_name(pair)] = regressor.init(
-        jax.random.fold_in(key, i), blank
-      )["params"]
+      # From its name, so that the grid's other regressors do not matter.
+      name = regressor_name(pair)
+      own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+      params["regressors"][name] = regressor.init(own_key, blank)["params"]
   number = _number()
   return TrialState(
     params=params,
@@ -115,7 +105,7 @@ def supervised_loss(logits, mask):
   return jnp.mean(entropy, axis=(1, 2))
 
 
-def distillation_loss(trial, student, teachers, regress, objectives):
+def distillation_loss(trial, student, teachers, mask, regress, objectives):
   """The trial's objective under the trial's view, averaged to a scalar.
 
   Under `vmap` a switch computes every branch and keeps one; branches are
@@ -126,6 +116,7 @@ def distillation_loss(trial, student, teachers, regress, objectives):
     trial: scalars.
     student: `(logits, features)` of the strong view.
     teachers: the same of the teacher, one for every view that the grid uses.
+    mask: `[B, H, W]`, of the strong view.
     regress: from a pair and a student's map to a map of the teacher's width.
     objectives: branches 1, 2, ... of the switch.
   """
@@ -134,25 +125,37 @@ def distillation_loss(trial, student, teachers, regress, objectives):
     pathway = pathways.PATHWAYS[objective.pathway]
     loss = losses.LOSSES[objective.loss]
 
-    def pick(outputs, side):
-      logits, features = outputs
-      return features[objective.pair[side]] if objective.pair else logits
-
-    def value():
+    def term(student_map, teacher_maps, pair):
       # Only the choice of the view depends on the trial, so that what is done
       # to a teacher's map is done once for all trials.
       compared = [
         pathway(
-          pick(student, 0),
-          pick(teacher, 1),
-          lambda x: regress(objective.pair, x),
+          student_map,
+          jax.lax.stop_gradient(teacher_map),
+          lambda x: regress(pair, x),
+          loss.relational,
         )
-        for teacher in teachers
+        for teacher_map in teacher_maps
       ]
-      targets = [jax.lax.stop_gradient(target) for _, target in compared]
-      target = jax.lax.select_n(trial.view, *targets)
-      each = loss(compared[0][0], target, trial.temperature)  # [B]
+      target = jax.lax.select_n(trial.view, *(x for _, x in compared))
+      classes = pathways.memberships(mask, target, student[0].shape[-1])
+      each = loss.function(
+        compared[0][0], target, trial.temperature, classes
+      )  # [B]
       return jnp.mean(each).astype(_number())
+
+    def value():
+      if not objective.pairs:
+        return term(student[0], [logits for logits, _ in teachers], None)
+      return sum(
+        weight
+        * term(
+          student[1][ours],
+          [features[theirs] for _, features in teachers],
+          (ours, theirs),
+        )
+        for ours, theirs, weight in objective.pairs
+      )
 
     return value
 
@@ -190,7 +193,7 @@ def train_step(
   Returns:
     The new `TrialState`; the old one where the trial is no longer live.
   """
-  student_taps = tuple(dict.fromkeys(x.pair[0] for x in objectives if x.pair))
+  student_taps = trials.taps(objectives, 0)
 
   def total_loss(params):
     variables = {
@@ -208,7 +211,7 @@ def train_step(
     sup = jnp.mean(supervised_loss(logits, batch["mask"]))
     distill = (
       distillation_loss(
-        trial, (logits, features), teachers, regress, objectives
+        trial, (logits, features), teachers, batch["mask"], regress, objectives
       )
       if objectives
       else jnp.zeros_like(sup)
@@ -319,7 +322,17 @@ def predict(params, batch_stats, images, *, model):
 
 
 def prepare_batch(
-  block, data, cases, epochs, *, teacher, views, teacher_taps, render, normalise
+  block,
+  data,
+  cases,
+  epochs,
+  *,
+  teacher,
+  views,
+  teacher_taps,
+  render,
+  normalise,
+  teacher_normalise,
 ):
   """What all trials of a block share in a step: views and the teacher's words.
 
@@ -335,7 +348,8 @@ def prepare_batch(
     views: names of the views that a teacher sees in this grid.
     teacher_taps: taps of the teacher that the grid's objectives need.
     render: from key, image and mask to views and mask.
-    normalise: from views in [0, 1] to a network's input.
+    normalise: from views in [0, 1] to the trials' input.
+    teacher_normalise: the same to the teacher's.
 
   Returns:
     `(batch, teachers)` as `train_step` takes them.
@@ -350,7 +364,10 @@ def prepare_batch(
 
   def ask(view):
     logits, features, _ = taps.apply(
-      teacher, block["teacher"], normalise(rendered[view]), taps=teacher_taps
+      teacher,
+      block["teacher"],
+      teacher_normalise(rendered[view]),
+      taps=teacher_taps,
     )
     return logits, features
 

@@ -1,6 +1,7 @@
 """A config resolved and checked: data, folds, blocks, arms and networks."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -12,11 +13,14 @@ from kdjax import files
 from kdjax import models
 from kdjax.data import pipeline
 from kdjax.data import splits
+from kdjax.data import views
 from kdjax.distill import pathways
+from kdjax.distill import sense
 from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import convolution
 from kdjax.errors import UserError
+from kdjax.models import pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +67,31 @@ class Study:
       self.config[role], self.config.engine, role, batch_axis=batch_axis
     )
 
+  def make_normalise(self, role):
+    """From views in [0, 1] to the input of `role`'s network."""
+    model = self.make_model(role)
+    return functools.partial(
+      views.normalise,
+      channels=model.in_channels,
+      statistics=model.normalisation,
+    )
+
+  def load_weights(self, role):
+    """What `role` starts from instead of random weights, see `pretrained`."""
+    return pretrained.load(self.make_model(role))
+
   def blank(self, role):
     """Zeros in the shape of one image of `role`, `[1, S, S, C]`."""
     return _blank(self.make_model(role), self.config)
 
   def make_regressors(self):
     """The regressors that the grid's objectives need, by pair of taps."""
-    pairs = {
-      x.pair: None for x in trials.objectives(self.arms) if x.pathway == "HReg"
-    }
+    pairs = dict.fromkeys(
+      pair[:2]
+      for x in trials.objectives(self.arms)
+      if x.pathway == "HReg"
+      for pair in x.pairs
+    )
     teacher = self.make_model("teacher")
     wanted = tuple({pair[1] for pair in pairs})
     widths = {
@@ -238,11 +258,9 @@ def _check_models(study):
       variables = _shapes(model, study.blank(role))
     except ValueError as error:
       raise UserError(f"{role}: {error}") from error
+    study.load_weights(role)
     side = ("student", "teacher").index(role)
-    for objective in trials.objectives(study.arms):
-      if not objective.pair:
-        continue
-      tap = objective.pair[side]
+    for tap in trials.taps(trials.objectives(study.arms), side):
       try:
         _features(model, study.blank(role), (tap,))
       except ValueError as error:
@@ -250,6 +268,32 @@ def _check_models(study):
           f"grid.pair: the {role} has no level {tap!r}; it has "
           f"{', '.join(taps.levels(variables))}."
         ) from error
+  _check_objectives(study)
+
+
+def _check_objectives(study):
+  """Refuses what would train and distil nothing."""
+  objectives = trials.objectives(study.arms)
+  side = study.config.data.image_size
+  shapes = []
+  for i, role in enumerate(("student", "teacher")):
+    model = study.make_model(role)
+    features = _features(model, study.blank(role), trials.taps(objectives, i))
+    shapes.append({tap: x.shape[1:] for tap, x in features.items()})
+    shapes[i][None] = (side, side, model.num_classes)
+  for objective in objectives:
+    for ours, theirs, _ in objective.pairs or ((None, None, 1.0),):
+      if reason := sense.objection(
+        objective,
+        shapes[0][ours],
+        shapes[1][theirs],
+        study.config.student_training.batch_size,
+      ):
+        at = f" at {ours}-{theirs}" if ours else ""
+        raise UserError(
+          f"grid: {objective.pathway}_{objective.loss}{at} would distil "
+          f"nothing: {reason}."
+        )
 
 
 def _blank(model, config):

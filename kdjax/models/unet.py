@@ -11,6 +11,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax.models import layers
+
 
 class ConvBlock(nn.Module):
   """Two 3x3 conv + BatchNorm + ReLU: `[B, H, W, C]` to `[B, H, W, widths[1]]`.
@@ -113,6 +115,11 @@ class UNet(nn.Module):
   def stride(self):
     """What the side of an image must be a multiple of."""
     return 2 ** (len(self.widths) - 1)
+
+  @property
+  def normalisation(self):
+    """Mean and deviation of three input channels, of images in [0, 1]."""
+    return layers.IMAGENET
 
   @nn.compact
   def __call__(self, images, *, train=False):

