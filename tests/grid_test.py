@@ -156,9 +156,9 @@ def test_every_axis_matters_and_every_stage_compiles_once(
   }.items():
     arms.append(dataclasses.replace(base, name=name, **{name: value}))
   for field, value in {
-    "pathway": ("H", "KLD", ("encoder2", "encoder3")),
-    "regressor": ("HReg", "KLD", ("encoder2", "encoder3")),
-    "pair": ("H", "KLD", ("encoder1", "encoder3")),
+    "pathway": ("H", "KLD", (("encoder2", "encoder3", 1.0),)),
+    "regressor": ("HReg", "KLD", (("encoder2", "encoder3", 1.0),)),
+    "pair": ("H", "KLD", (("encoder1", "encoder3", 1.0),)),
     "loss": ("L", "MSE", ()),
   }.items():
     objective = type(base.objective)(*value)
