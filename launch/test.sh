@@ -2,7 +2,9 @@
 # Installs kdjax and runs lint, format check and all tests.
 set -eu
 cd "$(dirname "$0")/.."
-sh launch/install.sh test
+sh launch/install.sh test,pretrained
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/python -m pytest --quiet -m "slow or not slow" "$@"
+# A file's tests share what they train, so they stay on one worker.
+.venv/bin/python -m pytest --quiet --numprocesses 2 --dist loadfile \
+  -m "slow or not slow" --durations 10 "$@"

@@ -1,5 +1,6 @@
 """The grid is honest: a trial in it is the same trial alone, anywhere."""
 
+import csv
 import dataclasses
 
 import jax
@@ -155,9 +156,9 @@ def test_every_axis_matters_and_every_stage_compiles_once(
   }.items():
     arms.append(dataclasses.replace(base, name=name, **{name: value}))
   for field, value in {
-    "pathway": ("H", "KLD", ("encoder2", "encoder3")),
-    "regressor": ("HReg", "KLD", ("encoder2", "encoder3")),
-    "pair": ("H", "KLD", ("encoder1", "encoder3")),
+    "pathway": ("H", "KLD", (("encoder2", "encoder3", 1.0),)),
+    "regressor": ("HReg", "KLD", (("encoder2", "encoder3", 1.0),)),
+    "pair": ("H", "KLD", (("encoder1", "encoder3", 1.0),)),
     "loss": ("L", "MSE", ()),
   }.items():
     objective = type(base.objective)(*value)
@@ -230,5 +231,12 @@ def test_a_trial_that_diverges_leaves_the_others_alone(on_devices, tmp_path):
   for arm in (study.arms[0], *study.arms[2:]):
     trial = (arm.name, study.blocks[0])
     jax.tree.map(np.testing.assert_array_equal, calm[trial], beside[trial])
+  with (tmp_path / "wild" / "history.csv").open() as f:
+    losses = {
+      row["arm"]: float(row["train_loss"])
+      for row in csv.DictReader(f)
+      if row["stage"] == "student"
+    }
+  assert {arm for arm, x in losses.items() if np.isnan(x)} == {wild[1].name}
   diverged = beside[wild[1].name, study.blocks[0]]
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(diverged))

@@ -5,13 +5,13 @@ and bright interfaces then follow from the physics and are never drawn.
 """
 
 import dataclasses
-import io
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 from scipy.special import expit
 import tensorflow_datasets as tfds
+
+from kdjax.data import folders
 
 # What a tissue is made of: echogenicity [dB re gland], attenuation
 # [dB / cm / MHz] and impedance [MRayl]. The last two after Duck, Physical
@@ -262,15 +262,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
           "name": name,
           "label": kind,
           "group": name,
-          "image": _png(image),
-          "mask": _png(mask.astype(np.uint8) * 255),
+          "image": folders.png(image),
+          "mask": folders.png(mask.astype(np.uint8) * 255),
         },
       )
-
-
-def _png(pixels):
-  """Greyscale uint8 `[H, W]` as a PNG file in memory."""
-  file = io.BytesIO()
-  Image.fromarray(pixels).save(file, format="PNG")
-  file.seek(0)
-  return file

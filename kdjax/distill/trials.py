@@ -44,6 +44,11 @@ class Objective:
   loss: str
   pairs: tuple[tuple[str, str, float], ...]
 
+  @property
+  def levels(self):
+    """The pairs in a word, such as "encoder4-encoder5"; "" for pathway L."""
+    return _pairs_name(self.pairs)
+
 
 def make_pairs(value):
   """A value of the grid's axis `pair` as `Objective.pairs`.

@@ -113,6 +113,7 @@ def _train_wave(programs, wave, saved, progress, teachers, bar):
         "val_loss": results["loss"],
         "val_dice": results["dice"],
         "live": states.live,
+        "diverged": states.diverged,
       }
     )
     for i, block in enumerate(wave):
@@ -194,6 +195,10 @@ def _rows(stage, block, epoch, measured, i, live_before):
         for name in HISTORY
         if name.endswith(("_loss", "_dice"))
       }
+      if measured["diverged"][i, g]:
+        numbers["train_loss"] = float(
+          "nan"
+        )  # How a reader knows it from a stop.
       rows.append(
         {
           "stage": stage.name,

@@ -94,7 +94,7 @@ def compare(first, second, groups, margin, alpha=0.05, ratio=None):
   )  # [number of groups]
   grouped = means, np.zeros_like(means)
   wins, ties, losses = statistics.tally(*pair)
-  corrected = (None, None, None)
+  corrected = (float("nan"),) * 3
   if ratio is not None:
     folds = difference.groupby(level="fold").mean()
     corrected = intervals.of_holdouts(folds, ratio)

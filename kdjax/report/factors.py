@@ -60,7 +60,7 @@ def of_arms(arms):
         "pathway": objective.pathway,
         "loss": objective.loss,
         "view": arm.view,
-        "pair": "-".join(objective.pair),
+        "pair": objective.levels,
         **{name: f"{getattr(arm, name):g}" for name in AXES[4:]},
       }
   frame = pd.DataFrame.from_dict(table, orient="index", columns=list(AXES))

@@ -271,11 +271,11 @@ def ranks(results):
   with style.canvas(style.TWO_COLUMNS, height) as drawn:
     ax = drawn.subplots()
     low, high = math.floor(order.min()), math.ceil(order.max())
-    high = max(high, low + 1)
+    high = max(high, low + math.ceil(critical))
     wide = high - low
     ax.set_xlim(low - 0.28 * wide, high + 0.28 * wide)
     bottom = -depth - 0.17 * half
-    ax.set_ylim(bottom - 0.05, 0.5)
+    ax.set_ylim(bottom - 0.05, 0.62)
     ax.plot((low, high), (0, 0), color="black", lw=0.8)
     for tick in range(low, high + 1):
       ax.plot((tick, tick), (0, 0.05), color="black", lw=0.8)
@@ -302,11 +302,11 @@ def ranks(results):
     ax.plot((low, low + critical), (0.36, 0.36), color="black", lw=1.2)
     tested = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     ax.text(
-      low + critical + 0.02 * wide,
-      0.36,
+      low,
+      0.42,
       f"critical difference {critical:.2f};  Friedman {tested}, {count} "
       "groups of cases;  rank 1 is best",
-      va="center",
+      va="bottom",
       fontsize=7,
     )
     ax.set_axis_off()
@@ -322,10 +322,12 @@ def rank_test(results):
   if n < 2 or k < 3:
     return None, None, None, n
   mean = (-scores).rank(axis=1).mean()
-  p = stats.friedmanchisquare(*scores.to_numpy().T).pvalue
+  # Friedman's statistic is 0 / 0 where all models tie on every group.
+  tied = (scores.nunique(axis=1) == 1).all()
+  p = 1.0 if tied else stats.friedmanchisquare(*scores.to_numpy().T).pvalue
   spread = stats.studentized_range.ppf(0.95, k, np.inf)
   critical = spread / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
-  return mean, float(critical), 1.0 if np.isnan(p) else float(p), n
+  return mean, float(critical), float(p), n
 
 
 def _cliques(order, critical):
