@@ -110,9 +110,7 @@ def distillation_loss(trial, student, teachers, mask, regress, objectives):
 
   Every objective is computed and one kept; they are cheap next to the
   networks, keep them so. Selecting what goes into a loss as well as what comes
-  out lets no NaN through from one that was not chosen, backward or forward. (A
-  `switch` does so too, but under `vmap` its gradient selects among all
-  branches for every map that any of them reads, and compiles for minutes.)
+  out lets no NaN through from one that was not chosen, backward or forward.
 
   Args:
     trial: scalars.
