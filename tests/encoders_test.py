@@ -79,6 +79,6 @@ def test_what_makes_no_network_is_refused(attributes):
 def test_max_pool_and_repeat_equal_the_libraries():
   x = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
   pooled = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-  np.testing.assert_array_equal(layers.max_pool(x), pooled)
+  np.testing.assert_array_equal(layers.overlapping_max_pool(x), pooled)
   nearest = jax.image.resize(x, (2, 16, 12, 3), "nearest")
   np.testing.assert_array_equal(layers.repeat(x), nearest)

@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 
 from kdjax.data import folders
+from kdjax.data import images
 from kdjax.errors import UserError
 
 SIZE = (12, 10)  # Height and width.
@@ -122,7 +123,7 @@ def test_equal_pixels_in_two_groups_are_refused(tmp_path):
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_grey_comes_back_as_it_was(tmp_path, ending, mode):
   path = write(tmp_path / f"x.{ending}", grey(0), mode)
-  image = folders.read_image(path)
+  image = images.read_image(path)
   assert image.dtype == np.uint8
   np.testing.assert_array_equal(image, grey(0))
 
@@ -130,14 +131,14 @@ def test_grey_comes_back_as_it_was(tmp_path, ending, mode):
 @pytest.mark.parametrize("ending", ["png", "tiff"])
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path, ending):
   deep = np.array([[0, 128, 129, 257], [32768, 65535, 65406, 1]], np.uint16)
-  image = folders.read_image(write(tmp_path / f"x.{ending}", deep))
+  image = images.read_image(write(tmp_path / f"x.{ending}", deep))
   np.testing.assert_array_equal(image, [[0, 0, 1, 1], [128, 255, 254, 0]])
 
 
 def test_alpha_shows_black(tmp_path):
   pixels = np.full((2, 2, 4), 200, np.uint8)
   pixels[..., 3] = [[255, 0], [128, 255]]
-  image = folders.read_image(write(tmp_path / "x.png", pixels))
+  image = images.read_image(write(tmp_path / "x.png", pixels))
   np.testing.assert_array_equal(image, [[200, 0], [100, 200]])
 
 
@@ -145,17 +146,17 @@ def test_palette_means_its_colours(tmp_path):
   image = PIL.Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
   image.putpalette([9, 9, 9, 250, 250, 250, 100, 100, 100])
   image.save(tmp_path / "x.png")
-  read = folders.read_image(tmp_path / "x.png")
+  read = images.read_image(tmp_path / "x.png")
   np.testing.assert_array_equal(read, [[9, 250], [100, 250]])
 
 
 def test_one_bit_and_jpeg_are_read(tmp_path):
   bits = write(tmp_path / "x.png", SQUARE)
-  np.testing.assert_array_equal(folders.read_image(bits), mask())
+  np.testing.assert_array_equal(images.read_image(bits), mask())
   smooth = np.full((16, 16), 77, np.uint8)
   for mode in ("L", "RGB", "CMYK"):
     path = write(tmp_path / "x.jpg", smooth, mode)
-    np.testing.assert_allclose(folders.read_image(path), 77, atol=1)
+    np.testing.assert_allclose(images.read_image(path), 77, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -389,10 +390,10 @@ UNREADABLE = {
 def test_an_unreadable_image_is_refused_in_one_line(tmp_path, name, data, said):
   (tmp_path / name).write_bytes(data)
   with pytest.raises(UserError, match=said) as caught:
-    folders.read_image(tmp_path / name)
+    images.read_image(tmp_path / name)
   assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_missing_image_is_refused(tmp_path):
   with pytest.raises(UserError, match="x.png: no such file"):
-    folders.read_image(tmp_path / "x.png")
+    images.read_image(tmp_path / "x.png")

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as arrays
 import numpy as np
 import pytest
 
+from kdjax.data import images
 from kdjax.evaluate import metrics
 
 LESION = np.pad(np.ones((2, 3), bool), 2)  # [6, 7]
@@ -144,14 +145,14 @@ def test_surface_distances_equal_all_pairs_of_surface_pixels(first, second):
 
 def test_upsampling_is_bilinear_with_half_pixel_centres():
   margin = np.array([[-1, 1], [-1, 1]])
-  resized = metrics.upsample(margin, (3, 4))
+  resized = images.upsample(margin, (3, 4))
   assert resized.dtype == np.float32
   np.testing.assert_allclose(resized, [[-1, -0.5, 0.5, 1]] * 3, rtol=1e-6)
 
 
 def test_upsampling_to_the_same_size_changes_nothing():
   margin = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
-  np.testing.assert_array_equal(metrics.upsample(margin, (8, 8)), margin)
+  np.testing.assert_array_equal(images.upsample(margin, (8, 8)), margin)
 
 
 def test_prediction_is_made_at_the_resolution_of_the_mask():

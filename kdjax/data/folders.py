@@ -8,26 +8,15 @@ import collections
 import csv
 import dataclasses
 import hashlib
-import io
 import pathlib
 import re
-import warnings
 
 import numpy as np
-import PIL.ExifTags
-import PIL.Image
 import tensorflow_datasets as tfds
 
+from kdjax.data import images
 from kdjax.errors import UserError
 
-_FORMATS = {
-  ".png": "PNG",
-  ".jpg": "JPEG",
-  ".jpeg": "JPEG",
-  ".bmp": "BMP",
-  ".tif": "TIFF",
-  ".tiff": "TIFF",
-}
 _LAYOUTS = (
   "images/ and masks/ (plain), original/ and GT/ (UDIAT), or "
   "benign/, malignant/, normal/ with *_mask.png (BUSI)"
@@ -35,7 +24,6 @@ _LAYOUTS = (
 _PAIRS = (("images", "masks"), ("original", "GT"))
 _CLASSES = ("benign", "malignant", "normal")
 _MANIFEST = "manifest.csv"
-_MAX_PIXELS = 64 * 2**20
 _UNLABELLED = "unlabelled"
 
 
@@ -124,7 +112,7 @@ def _stems(folder, name):
       raise UserError(
         f"{path}: a link out of {folder}; put the file itself there"
       )
-    if path.suffix.lower() not in _FORMATS or not path.is_file():
+    if path.suffix.lower() not in images.FORMATS or not path.is_file():
       raise UserError(
         f"{path}: not a PNG, JPEG, BMP or TIFF file; convert it or move it out"
       )
@@ -254,23 +242,6 @@ def digest(cases):
   return total.hexdigest()
 
 
-def read_image(path):
-  """The image at `path` in grey, uint8 `[H, W]`, 0 to 255.
-
-  Colours become their luma and palettes their colours; what is transparent
-  shows black; 16-bit greyscale is divided by 257 and rounded.
-
-  Raises:
-    UserError: not an image of the format that its ending names, truncated,
-      of several frames, turned by an EXIF tag, of more than 64 megapixels, or
-      of 32 bits.
-  """
-  grey = _read_grey(pathlib.Path(path))
-  if grey.dtype == np.uint16:
-    grey = np.rint(grey / 257).astype(np.uint8)
-  return grey
-
-
 def read_mask(paths, size, *, tally=None):
   """The union of the masks at `paths`, bool `[H, W]`, True in the lesion.
 
@@ -290,7 +261,7 @@ def read_mask(paths, size, *, tally=None):
   """
   union = np.zeros(size, bool)
   for path in map(pathlib.Path, paths):
-    values = _read_grey(path)
+    values = images.read_grey(path)
     if values.shape != tuple(size):
       (h, w), (height, width) = values.shape, size
       raise UserError(
@@ -314,53 +285,6 @@ def read_mask(paths, size, *, tally=None):
         tally["cut"] += 1
     union |= values > (low + high) / 2
   return union
-
-
-def _read_grey(path):
-  """Decodes greyscale `[H, W]`: uint16 as stored if that deep, else uint8."""
-  kind = _FORMATS.get(path.suffix.lower())
-  if kind is None:
-    raise UserError(f"{path}: not a PNG, JPEG, BMP or TIFF file; convert it")
-  limit = f"{path}: more than {_MAX_PIXELS >> 20} megapixels; shrink it"
-  try:
-    with warnings.catch_warnings():
-      # Pillow only warns of sizes that are far beyond any ultrasound image.
-      warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-      # Of odd tags and chunks too, which do not touch the pixels.
-      warnings.simplefilter("ignore", UserWarning)
-      with PIL.Image.open(path, formats=[kind]) as image:
-        if image.width * image.height > _MAX_PIXELS:
-          raise UserError(limit)
-        if (frames := getattr(image, "n_frames", 1)) > 1:
-          raise UserError(f"{path}: {frames} frames; keep one of them")
-        image.load()
-        if image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:
-          # Some tools turn it, some do not: the mask may be either way up.
-          raise UserError(f"{path}: turned by an EXIF tag; save it upright")
-        return _grey(path, image)
-  except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
-    raise UserError(limit) from None
-  except UserError:
-    raise
-  except FileNotFoundError:
-    raise UserError(f"{path}: no such file; check the name") from None
-  except Exception as error:  # Decoders raise whatever a broken file provokes.
-    raise UserError(
-      f"{path}: not a readable {kind} file, or cut short; export it again"
-    ) from error
-
-
-def _grey(path, image):
-  """A loaded PIL image as `[H, W]`, uint16 or uint8; see `_read_grey`."""
-  if image.mode.startswith("I;16"):
-    return np.asarray(image).astype(np.uint16)
-  if image.mode in ("I", "F"):
-    raise UserError(f"{path}: 32 bits a pixel; export it with 8 or 16")
-  if image.has_transparency_data:
-    image = image.convert("RGBA")
-    black = PIL.Image.new("RGBA", image.size, (0, 0, 0, 255))
-    image = PIL.Image.alpha_composite(black, image)
-  return np.asarray(image.convert("L"))
 
 
 @dataclasses.dataclass
@@ -413,7 +337,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     cases = self.builder_config.cases
     tally = collections.Counter()
     for case, group in zip(cases, groups(cases, tally), strict=True):
-      image = read_image(case.image)
+      image = images.read_image(case.image)
       mask = read_mask(case.masks, image.shape, tally=tally)
       tally["several"] += len(case.masks) > 1
       tally["flat"] += image.min() == image.max()
@@ -424,8 +348,8 @@ class Folder(tfds.core.GeneratorBasedBuilder):
           "name": case.name,
           "label": case.label,
           "group": group,
-          "image": png(image),
-          "mask": png(mask.astype(np.uint8) * 255),
+          "image": images.png(image),
+          "mask": images.png(mask.astype(np.uint8) * 255),
         },
       )
     # TFDS saves the metadata after the last example, so this is in time.
@@ -456,7 +380,7 @@ def groups(cases, tally):
   """
   first, found = {}, []
   for case in cases:
-    image = read_image(case.image)
+    image = images.read_image(case.image)
     key = (image.shape, hashlib.sha256(image).digest())
     other = first.setdefault(key, case)
     if case.group != other.group:
@@ -468,12 +392,3 @@ def groups(cases, tally):
       tally["twins"] += other is not case
     found.append(case.group or other.name)
   return found
-
-
-def png(pixels):
-  """Encodes uint8 `[H, W]` as a PNG in a file object, as TFDS takes it."""
-  file = io.BytesIO()
-  # The cache may be a little larger; preparing takes half as long.
-  PIL.Image.fromarray(pixels).save(file, "PNG", compress_level=1)
-  file.seek(0)
-  return file

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.special import expit
 import tensorflow_datasets as tfds
 
-from kdjax.data import folders
+from kdjax.data import images
 
 # What a tissue is made of: echogenicity [dB re gland], attenuation
 # [dB / cm / MHz] and impedance [MRayl]. The last two after Duck, Physical
@@ -262,7 +262,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
           "name": name,
           "label": kind,
           "group": name,
-          "image": folders.png(image),
-          "mask": folders.png(mask.astype(np.uint8) * 255),
+          "image": images.png(image),
+          "mask": images.png(mask.astype(np.uint8) * 255),
         },
       )

@@ -15,6 +15,7 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from kdjax.data import folders
+from kdjax.data import images
 from kdjax.data import phantom
 from kdjax.errors import UserError
 
@@ -176,13 +177,12 @@ def _convert(example, *, size):
   image, mask = example["image"][..., 0], example["mask"][..., 0]  # [h, w]
   said = repr((*row.values(), image.shape)).encode()
   pixels = image.tobytes() + mask.tobytes()
-  resize = lambda x, how: np.asarray(
-    PIL.Image.fromarray(x).resize((size, size), how)
+  area = PIL.Image.fromarray((mask > 0).astype(np.float32)).resize(
+    (size, size), PIL.Image.Resampling.BOX
   )
-  area = resize((mask > 0).astype(np.float32), PIL.Image.Resampling.BOX)
   return row | {
-    "image": resize(image, PIL.Image.Resampling.BILINEAR),
-    "mask": (area > 0.5).astype(np.uint8),
+    "image": images.squeeze(image, size),
+    "mask": (np.asarray(area) > 0.5).astype(np.uint8),
     "full_mask": mask > 0,
     "digest": hashlib.sha256(said + pixels).digest(),
   }

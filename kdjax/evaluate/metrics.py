@@ -13,26 +13,9 @@ are a count of their own, from `empty_truth` and `empty_prediction`.
 """
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
-
-def upsample(margin, size):
-  """Resizes a network's margin to its mask: `[S, S]` to float32 `[h, w]`.
-
-  Bilinear with half-pixel centres; where the mask is the smaller one, the
-  triangle is widened so that no pixel of the margin is skipped. The margin is
-  resized and not the decision, since that keeps the border's position between
-  the network's pixels.
-
-  Args:
-    margin: lesion logit minus background logit.
-    size: `(h, w)` of the original mask.
-  """
-  height, width = size
-  image = Image.fromarray(np.ascontiguousarray(margin, np.float32))
-  resized = image.resize((width, height), Image.Resampling.BILINEAR)
-  return np.asarray(resized)
+from kdjax.data import images
 
 
 def dice(prediction, truth):
@@ -123,7 +106,7 @@ def case_row(margin, truth):
     `empty_truth`, `empty_prediction`, 0 or 1; `precision`, `recall` in [0, 1].
   """
   truth = np.asarray(truth, bool)
-  prediction = upsample(margin, truth.shape) > 0
+  prediction = images.upsample(margin, truth.shape) > 0
   hd95, assd = surface_distances(prediction, truth)
   return {
     "dice": dice(prediction, truth),

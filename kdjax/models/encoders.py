@@ -112,7 +112,7 @@ class ResNetLevel(nn.Module):
   @nn.compact
   def __call__(self, x, *, train):
     if self.pool:
-      x = layers.max_pool(x)
+      x = layers.overlapping_max_pool(x)
     for i in range(1, self.count + 1):
       stride = 2 if i == 1 and not self.pool else 1
       block = self.block(self.width, stride, self.conv_norm, name=f"block{i}")

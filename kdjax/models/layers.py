@@ -89,7 +89,8 @@ class ConvBlock(nn.Module):
     return x
 
 
-def max_pool(x):
+@jax.jit  # `deploy.graph` finds it by name.
+def overlapping_max_pool(x):
   """3x3 at stride 2, one pixel around: `[B, H, W, C]` to `[B, H/2, W/2, C]`.
 
   The same as `nn.max_pool`, whose backward pass XLA:CPU runs several times
@@ -113,6 +114,7 @@ def max_pool(x):
   return x
 
 
+@jax.jit  # `deploy.graph` finds it by name.
 def repeat(x):
   """Doubles the resolution, nearest: `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
   b, h, w, c = x.shape

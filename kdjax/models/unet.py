@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from kdjax.models import layers
 
 
+@jax.jit  # `deploy.graph` finds it by name.
 def max_pool(x):
   """Halves the resolution: `[B, H, W, C]` to `[B, H/2, W/2, C]`.
 
@@ -27,6 +28,7 @@ def max_pool(x):
   return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
 
 
+@jax.jit  # `deploy.graph` finds it by name.
 def upsample(x):
   """Doubles the resolution, bilinear: `[B, H, W, C]` to `[B, 2H, 2W, C]`.
 

@@ -1,0 +1,125 @@
+"""Reads images of any common format, and resizes as the networks need it.
+
+Free of JAX, since a device that only predicts reads its images here too.
+"""
+
+import io
+import pathlib
+import warnings
+
+import numpy as np
+import PIL.ExifTags
+import PIL.Image
+
+from kdjax.errors import UserError
+
+FORMATS = {
+  ".png": "PNG",
+  ".jpg": "JPEG",
+  ".jpeg": "JPEG",
+  ".bmp": "BMP",
+  ".tif": "TIFF",
+  ".tiff": "TIFF",
+}
+_MAX_PIXELS = 64 * 2**20
+
+
+def read_image(path):
+  """The image at `path` in grey, uint8 `[H, W]`, 0 to 255.
+
+  Colours become their luma and palettes their colours; what is transparent
+  shows black; 16-bit greyscale is divided by 257 and rounded.
+
+  Raises:
+    UserError: not an image of the format that its ending names, truncated,
+      of several frames, turned by an EXIF tag, of more than 64 megapixels, or
+      of 32 bits.
+  """
+  grey = read_grey(pathlib.Path(path))
+  if grey.dtype == np.uint16:
+    grey = np.rint(grey / 257).astype(np.uint8)
+  return grey
+
+
+def read_grey(path):
+  """Decodes greyscale `[H, W]`: uint16 as stored if that deep, else uint8."""
+  kind = FORMATS.get(path.suffix.lower())
+  if kind is None:
+    raise UserError(f"{path}: not a PNG, JPEG, BMP or TIFF file; convert it")
+  limit = f"{path}: more than {_MAX_PIXELS >> 20} megapixels; shrink it"
+  try:
+    with warnings.catch_warnings():
+      # Pillow only warns of sizes that are far beyond any ultrasound image.
+      warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+      # Of odd tags and chunks too, which do not touch the pixels.
+      warnings.simplefilter("ignore", UserWarning)
+      with PIL.Image.open(path, formats=[kind]) as image:
+        if image.width * image.height > _MAX_PIXELS:
+          raise UserError(limit)
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+          raise UserError(f"{path}: {frames} frames; keep one of them")
+        image.load()
+        if image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:
+          # Some tools turn it, some do not: the mask may be either way up.
+          raise UserError(f"{path}: turned by an EXIF tag; save it upright")
+        return _grey(path, image)
+  except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
+    raise UserError(limit) from None
+  except UserError:
+    raise
+  except FileNotFoundError:
+    raise UserError(f"{path}: no such file; check the name") from None
+  except Exception as error:  # Decoders raise whatever a broken file provokes.
+    raise UserError(
+      f"{path}: not a readable {kind} file, or cut short; export it again"
+    ) from error
+
+
+def _grey(path, image):
+  """A loaded PIL image as `[H, W]`, uint16 or uint8; see `read_grey`."""
+  if image.mode.startswith("I;16"):
+    return np.asarray(image).astype(np.uint16)
+  if image.mode in ("I", "F"):
+    raise UserError(f"{path}: 32 bits a pixel; export it with 8 or 16")
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    black = PIL.Image.new("RGBA", image.size, (0, 0, 0, 255))
+    image = PIL.Image.alpha_composite(black, image)
+  return np.asarray(image.convert("L"))
+
+
+def squeeze(image, side):
+  """Resizes to `[side, side]`, uint8 `[h, w]` to uint8; no aspect is kept.
+
+  Bilinear, widened where the image is the larger one so that every pixel
+  counts.
+  """
+  image = PIL.Image.fromarray(image)
+  return np.asarray(image.resize((side, side), PIL.Image.Resampling.BILINEAR))
+
+
+def upsample(margin, size):
+  """Resizes a network's margin to its mask: `[S, S]` to float32 `[h, w]`.
+
+  Bilinear with half-pixel centres; where the mask is the smaller one, the
+  triangle is widened so that no pixel of the margin is skipped. The margin is
+  resized and not the decision, since that keeps the border's position between
+  the network's pixels.
+
+  Args:
+    margin: lesion logit minus background logit.
+    size: `(h, w)` of the original mask.
+  """
+  height, width = size
+  image = PIL.Image.fromarray(np.ascontiguousarray(margin, np.float32))
+  resized = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+  return np.asarray(resized)
+
+
+def png(pixels):
+  """Encodes uint8 `[H, W]` as a PNG in a file object, as TFDS takes it."""
+  file = io.BytesIO()
+  # The cache may be a little larger; preparing takes half as long.
+  PIL.Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+  file.seek(0)
+  return file
