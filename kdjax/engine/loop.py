@@ -3,11 +3,12 @@
 Teachers and students are trained by this one loop, as two stages.
 """
 
+import contextlib
 import csv
 import functools
 import io
+import itertools
 import sys
-import time
 
 from flax import serialization
 import jax
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from kdjax import files
 from kdjax.engine import checkpoint
+from kdjax.engine import interruption
 from kdjax.engine import scalars
 from kdjax.engine import stages
 
@@ -48,25 +50,32 @@ def train(study):
 
 
 def run_stage(study, stage, teachers=None):
-  """Trains all blocks of `stage`; returns the best states by block."""
-  saved = {
-    block: checkpoint.Checkpoint(
-      study.workdir / "checkpoints" / stage.name / block.name
-    )
-    for block in study.blocks
-  }
-  progress = {block: saved[block].restore() for block in study.blocks}
-  todo = [block for block in study.blocks if not progress[block].finished]
-  if todo:
-    programs = stages.Programs(study, stage, len(todo))
-    wave = programs.layout.wave
-    with _bar(programs, stage, len(todo)) as bar:
-      for first in range(0, len(todo), wave):
-        _train_wave(
-          programs, todo[first : first + wave], saved, progress, teachers, bar
-        )
-  for manager in saved.values():
-    manager.close()
+  """Trains all blocks of `stage`; returns the best states by block.
+
+  Raises:
+    Interrupted: a signal came; all that was trained is saved.
+    UserError: a checkpoint cannot be written.
+  """
+  folder = study.workdir / "checkpoints" / stage.name
+  with contextlib.ExitStack() as stack:
+    saved = {
+      block: stack.enter_context(
+        contextlib.closing(checkpoint.Checkpoint(folder / block.name))
+      )
+      for block in study.blocks
+    }
+    progress = {block: saved[block].restore() for block in study.blocks}
+    # The last run may have died between a checkpoint and its history.
+    write_history(study, stage, progress)
+    todo = [block for block in study.blocks if not progress[block].finished]
+    if todo:
+      programs = stages.Programs(study, stage, len(todo))
+      waves = _waves(programs, todo, progress)
+      cadence = checkpoint.Cadence(study.config.engine)
+      with _bar(programs, stage, waves) as bar:
+        for wave in waves:
+          _train_wave(programs, wave, saved, progress, teachers, cadence, bar)
+      print(f"{stage.name}: {cadence}.", file=sys.stderr)
   return {
     block: {
       "params": progress[block].states["best_params"],
@@ -76,67 +85,106 @@ def run_stage(study, stage, teachers=None):
   }
 
 
-def _train_wave(programs, wave, saved, progress, teachers, bar):
+def _waves(programs, todo, progress):
+  """`todo` in waves, each of blocks that are equally far in their epoch."""
+  place = lambda block: progress[block].step % programs.steps_per_epoch
+  size = programs.layout.wave
+  waves = []
+  for _, group in itertools.groupby(sorted(todo, key=place), place):
+    group = list(group)
+    waves += [group[i : i + size] for i in range(0, len(group), size)]
+  return waves
+
+
+def _train_wave(programs, wave, saved, progress, teachers, cadence, bar):
   """Trains the blocks of a wave together, and updates their `progress`."""
-  study, stage, layout = programs.study, programs.stage, programs.layout
   states = _start(programs, wave, progress)
   shared = _shared(programs, wave, teachers)
-  live = layout.gather(states.live)
-  last_save = time.monotonic()
+  live = programs.layout.gather(states.live)
   start = bar.n
   while live.any():
-    epochs = {block: progress[block].epoch for block in wave}
+    states = _train_epoch(programs, wave, states, shared, progress)
+    if progress[wave[0]].step % programs.steps_per_epoch == 0:
+      states, live = _finish_epoch(programs, wave, states, live, progress)
+      bar.set_postfix_str(f"{wave[0].name}, {live.sum()} live", refresh=False)
+      bar.update()
+    stopping = interruption.hold()
+    if cadence.due() or stopping or not live.any():
+      with cadence.saving():
+        _save(programs, wave, states, live, saved, progress)
+    if stopping:
+      break
+  else:  # Trials that stopped early leave the bar's estimate too long.
+    bar.update(programs.stage.training.max_epochs - (bar.n - start))
+  for block in wave:
+    saved[block].wait()
+  interruption.release()
+
+
+def _train_epoch(programs, wave, states, shared, progress):
+  """Steps to the end of the epoch, or of the step in which a signal came."""
+  steps = {block: progress[block].step for block in wave}
+  for part in programs.layout.parts(programs.batches(wave, steps)):
     states = programs.train_epoch(
-      states,
-      programs.trials,
-      shared,
-      programs.data,
-      programs.batches(wave, epochs),
+      states, programs.trials, shared, programs.data, part
     )
-    results = _mean_over_chunks(
-      programs.evaluate(
-        states.params["student"], states.batch_stats, programs.data, chunk
-      )
-      for chunk in programs.chunks(wave, "val")
+    # JAX queues steps, and a signal must not wait for a queue of them.
+    jax.block_until_ready(states)
+    for block in wave:
+      progress[block].step += part["counts"].shape[1]
+    if interruption.hold():
+      break
+  return states
+
+
+def _finish_epoch(programs, wave, states, live, progress):
+  """Validates, keeps the best, stops trials; returns states and who is live."""
+  stage, layout = programs.stage, programs.layout
+  epochs = {
+    block: progress[block].step // programs.steps_per_epoch for block in wave
+  }
+  results = _mean_over_chunks(
+    programs.evaluate(
+      states.params["student"], states.batch_stats, programs.data, chunk
     )
-    sums = jax.device_get(states.sums)  # Finishing the epoch empties them.
-    states = programs.finish_epoch(
-      states,
-      layout.spread_blocks(
-        np.array([epochs[b] + 1 for b in programs.pad(wave)], np.int32)
-      ),
-      results["loss"],
+    for chunk in programs.chunks(wave, "val")
+  )
+  sums = jax.device_get(states.sums)  # Finishing the epoch empties them.
+  states = programs.finish_epoch(
+    states,
+    layout.spread_blocks(
+      np.array([epochs[block] for block in programs.pad(wave)], np.int32)
+    ),
+    results["loss"],
+  )
+  measured = layout.gather(
+    {
+      **{f"{k}_loss": v / programs.steps_per_epoch for k, v in sums.items()},
+      "val_loss": results["loss"],
+      "val_dice": results["dice"],
+      "live": states.live,
+      "diverged": states.diverged,
+    }
+  )
+  for i, block in enumerate(wave):
+    progress[block].history += _rows(
+      stage, block, epochs[block], measured, i, live[i]
     )
-    measured = layout.gather(
-      {
-        **{f"{k}_loss": v / programs.steps_per_epoch for k, v in sums.items()},
-        "val_loss": results["loss"],
-        "val_dice": results["dice"],
-        "live": states.live,
-        "diverged": states.diverged,
-      }
+  return states, measured["live"][: len(wave)]
+
+
+def _save(programs, wave, states, live, saved, progress):
+  """Saves the blocks of a wave, but those that were finished before."""
+  gathered = programs.layout.gather(states)
+  for i, block in enumerate(wave):
+    if progress[block].finished:
+      continue
+    progress[block].finished = not live[i].any()
+    progress[block].states = serialization.to_state_dict(
+      jax.tree.map(lambda x, i=i: x[i], gathered)
     )
-    for i, block in enumerate(wave):
-      progress[block].epoch += 1
-      progress[block].history += _rows(
-        stage, block, progress[block].epoch, measured, i, live[i]
-      )
-    live = measured["live"][: len(wave)]
-    bar.set_postfix_str(f"{wave[0].name}, {live.sum()} live", refresh=False)
-    bar.update()
-    minutes = (time.monotonic() - last_save) / 60
-    if not live.any() or minutes >= study.config.engine.checkpoint_minutes:
-      gathered = layout.gather(states)
-      for i, block in enumerate(wave):
-        progress[block].finished = not live[i].any()
-        progress[block].states = serialization.to_state_dict(
-          jax.tree.map(lambda x, i=i: x[i], gathered)
-        )
-        saved[block].save(progress[block])
-      write_history(study, stage, progress)
-      last_save = time.monotonic()
-  # Trials that stopped early leave the bar's estimate too long.
-  bar.update(stage.training.max_epochs - (bar.n - start))
+    saved[block].save(progress[block])
+  write_history(programs.study, programs.stage, progress)
 
 
 def _start(programs, wave, progress):
@@ -217,23 +265,35 @@ def _rows(stage, block, epoch, measured, i, live_before):
 def write_history(study, stage, progress):
   """Writes history.csv anew: what other stages left, and this stage's rows."""
   path = study.workdir / "history.csv"
-  others = []
-  if path.exists():
-    with path.open(newline="") as f:
-      others = [x for x in csv.DictReader(f) if x["stage"] != stage.name]
+  rows = [row for x in progress.values() for row in x.history]
   text = io.StringIO()
   writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
   writer.writeheader()
-  writer.writerows(others)
-  rows = [row for x in progress.values() for row in x.history]
-  writer.writerows(rows)
+  writer.writerows(
+    sorted(
+      [*_other_rows(path, stage), *rows], key=lambda x: x["stage"] != "teacher"
+    )
+  )
   files.write_text(path, text.getvalue())
   scalars.write(study.workdir / "tensorboard", rows)
 
 
-def _bar(programs, stage, blocks):
+def _other_rows(path, stage):
+  """The rows of other stages; none where the file is missing or damaged."""
+  try:
+    with path.open(newline="") as f:
+      rows = list(csv.DictReader(f))
+  except (FileNotFoundError, UnicodeError, csv.Error):
+    return []
+  whole = lambda row: (
+    None not in (*row, *row.values()) and set(row) == set(HISTORY)
+  )
+  return [x for x in rows if whole(x) and x["stage"] != stage.name]
+
+
+def _bar(programs, stage, waves):
   """A bar over all epochs of a stage, of which early stopping may skip some."""
-  waves = -(-blocks // programs.layout.wave)
+  blocks = sum(map(len, waves))
   devices = programs.layout.devices
   print(
     f"{stage.name}: {len(stage.arms)} x {blocks} trials (arms x blocks), "
@@ -243,7 +303,7 @@ def _bar(programs, stage, blocks):
     file=sys.stderr,
   )
   return tqdm(
-    total=waves * stage.training.max_epochs,
+    total=len(waves) * stage.training.max_epochs,
     desc=stage.name,
     unit="epoch",
     file=sys.stderr,
