@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from kdjax.engine import loop
 from kdjax.engine import parallel
 from kdjax.engine import stages
 from kdjax.engine import steps
+from kdjax.engine import stopwatch
 from kdjax.engine import study as studies
 from tests import conftest
 
@@ -191,10 +193,12 @@ def test_every_axis_matters_and_every_stage_compiles_once(
 def test_a_resumed_run_equals_an_undisturbed_one(
   on_devices, tmp_path, monkeypatch
 ):
+  monkeypatch.setattr(stopwatch.Stopwatch, "stop", lambda self: 12.0)
   config = conftest.make_config()
   config.engine.checkpoint_minutes = 0.0  # After every epoch.
   config.student_training.update(max_epochs=4, patience=1)  # Some stop early.
-  whole = students(conftest.make_study(config, SOME, tmp_path / "whole"))
+  study = conftest.make_study(config, SOME, tmp_path / "whole")
+  whole = students(study)
 
   class Killed(Exception):
     pass
@@ -211,11 +215,18 @@ def test_a_resumed_run_equals_an_undisturbed_one(
   with pytest.raises(Killed):
     students(conftest.make_study(config, SOME, tmp_path / "resumed"))
   monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
-  resumed = students(conftest.make_study(config, SOME, tmp_path / "resumed"))
+  again = conftest.make_study(config, SOME, tmp_path / "resumed")
+  resumed = students(again)
   for trial, state in whole.items():
     jax.tree.map(np.testing.assert_array_equal, state, resumed[trial])
   read = lambda name: (tmp_path / name / "history.csv").read_text()
   assert read("whole") == read("resumed")
+
+  seconds = loop.device_seconds(study, stages.student_stage(study))
+  assert seconds == loop.device_seconds(again, stages.student_stage(again))
+  epochs = [row["epoch"] for row in csv.DictReader(io.StringIO(read("whole")))]
+  assert set(seconds) == set(whole)
+  assert sum(seconds.values()) == pytest.approx(12.0 * int(epochs[-1]))
 
 
 @pytest.mark.slow

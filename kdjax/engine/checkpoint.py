@@ -20,7 +20,7 @@ class Progress:
     epoch: epochs done.
     states: its trials' states on the host, nested dicts with leaves
       `[G, ...]`; empty before the first checkpoint.
-    history: rows of history.csv.
+    history: rows of history.csv, and the device-seconds of each.
     finished: whether every trial has stopped.
   """
 
@@ -65,6 +65,16 @@ class Checkpoint:
       ),
     )
     return Progress(epoch, saved["states"], **saved["progress"])
+
+  def history(self):
+    """The newest `Progress.history`, without reading the states."""
+    epoch = self._manager.latest_step()
+    if epoch is None:
+      return []
+    saved = self._manager.restore(
+      epoch, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+    )
+    return saved["progress"]["history"]
 
   def close(self):
     """Waits for what is being written."""

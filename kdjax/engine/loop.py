@@ -6,6 +6,7 @@ Teachers and students are trained by this one loop, as two stages.
 import csv
 import functools
 import io
+import math
 import sys
 import time
 
@@ -18,6 +19,7 @@ from kdjax import files
 from kdjax.engine import checkpoint
 from kdjax.engine import scalars
 from kdjax.engine import stages
+from kdjax.engine import stopwatch
 
 HISTORY = (
   "stage",
@@ -49,12 +51,7 @@ def train(study):
 
 def run_stage(study, stage, teachers=None):
   """Trains all blocks of `stage`; returns the best states by block."""
-  saved = {
-    block: checkpoint.Checkpoint(
-      study.workdir / "checkpoints" / stage.name / block.name
-    )
-    for block in study.blocks
-  }
+  saved = {block: _checkpoint(study, stage, block) for block in study.blocks}
   progress = {block: saved[block].restore() for block in study.blocks}
   todo = [block for block in study.blocks if not progress[block].finished]
   if todo:
@@ -85,6 +82,7 @@ def _train_wave(programs, wave, saved, progress, teachers, bar):
   last_save = time.monotonic()
   start = bar.n
   while live.any():
+    watch = stopwatch.Stopwatch()
     epochs = {block: progress[block].epoch for block in wave}
     states = programs.train_epoch(
       states,
@@ -116,10 +114,12 @@ def _train_wave(programs, wave, saved, progress, teachers, bar):
         "diverged": states.diverged,
       }
     )
+    trained = int(live[: len(wave)].sum())
+    share = watch.stop() * len(layout.devices) / trained
     for i, block in enumerate(wave):
       progress[block].epoch += 1
       progress[block].history += _rows(
-        stage, block, progress[block].epoch, measured, i, live[i]
+        stage, block, progress[block].epoch, measured, i, live[i], share
       )
     live = measured["live"][: len(wave)]
     bar.set_postfix_str(f"{wave[0].name}, {live.sum()} live", refresh=False)
@@ -185,7 +185,7 @@ def _mean_over_chunks(results):
   }
 
 
-def _rows(stage, block, epoch, measured, i, live_before):
+def _rows(stage, block, epoch, measured, i, live_before, device_seconds):
   """One row of history for every trial that trained in this epoch."""
   rows = []
   for g, arm in enumerate(stage.arms):
@@ -209,6 +209,7 @@ def _rows(stage, block, epoch, measured, i, live_before):
           **numbers,
           "learning_rate": arm.learning_rate,
           "live": int(measured["live"][i, g]),
+          "device_seconds": device_seconds,
         }
       )
   return rows
@@ -222,13 +223,41 @@ def write_history(study, stage, progress):
     with path.open(newline="") as f:
       others = [x for x in csv.DictReader(f) if x["stage"] != stage.name]
   text = io.StringIO()
-  writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
+  # No run repeats its times, so they stay in the checkpoints.
+  writer = csv.DictWriter(
+    text, HISTORY, lineterminator="\n", extrasaction="ignore"
+  )
   writer.writeheader()
   writer.writerows(others)
   rows = [row for x in progress.values() for row in x.history]
   writer.writerows(rows)
   files.write_text(path, text.getvalue())
   scalars.write(study.workdir / "tensorboard", rows)
+
+
+def device_seconds(study, stage):
+  """What training took, by trial: a dict from (arm's name, block) to seconds.
+
+  An epoch's wall time (steps and validation; not compiling, nor saving) times
+  the number of devices, shared equally by the trials that trained in it.
+  Epochs that a stopped run did not save are not in it; a trial that was trained
+  before times were kept has NaN.
+  """
+  seconds = {}
+  for block in study.blocks:
+    saved = _checkpoint(study, stage, block)
+    for row in saved.history():
+      trial = row["arm"], block
+      took = row.get("device_seconds", math.nan)
+      seconds[trial] = seconds.get(trial, 0.0) + took
+    saved.close()
+  return seconds
+
+
+def _checkpoint(study, stage, block):
+  return checkpoint.Checkpoint(
+    study.workdir / "checkpoints" / stage.name / block.name
+  )
 
 
 def _bar(programs, stage, blocks):
