@@ -179,7 +179,7 @@ def test_every_axis_matters_and_every_stage_compiles_once(
   assert len(traces) == 2  # The teachers' program and the students'.
   kernel = lambda name: trained[name, study.blocks[0]]["params"]["encoder1"][
     "conv1"
-  ]["kernel"]
+  ]["conv"]["kernel"]
   names = [arm.name for arm in arms]
   for i, first in enumerate(names):
     for second in names[i + 1 :]:

@@ -198,7 +198,8 @@ def make_model(spec, engine, role, batch_axis=None):
   known = [
     field.name
     for field in dataclasses.fields(models.MODELS[name])
-    if field.name not in ("parent", "name", "convolution", "norm_axis", "dtype")
+    if field.name
+    not in ("parent", "name", "convolution", "norm_axis", "dtype", "folded")
   ]
   for attribute in attributes:
     if attribute not in known:

@@ -18,28 +18,6 @@ from kdjax.models import encoders
 from kdjax.models import layers
 
 
-class Stage(nn.Module):
-  """Doubles the resolution, adds skips, convolves twice by 3x3.
-
-  `[B, H, W, C]` and maps `[B, 2H, 2W, *]` to `[B, 2H, 2W, width]`.
-
-  Attributes:
-    width: channels that come out.
-    conv_norm: makes a `layers.ConvNorm`.
-  """
-
-  width: int
-  conv_norm: Callable
-
-  @nn.compact
-  def __call__(self, x, *skips, train):
-    x = jnp.concatenate([layers.repeat(x), *skips], axis=-1)
-    for i in (1, 2):
-      x = self.conv_norm(self.width, name=f"conv{i}")(x, train=train)
-      x = nn.relu(x)
-    return x
-
-
 class EncoderUNet(nn.Module):
   """Images `[B, H, W, 3]` to logits `[B, H, W, num_classes]` by U-Net.
 
@@ -56,6 +34,7 @@ class EncoderUNet(nn.Module):
     convolution: what `nn.Conv` calls; `engine.convolution` chooses it.
     norm_axis: name of a device axis to average batch statistics over, or None.
     dtype: of the arithmetic; parameters stay at least float32.
+    folded: in inference form, see `folding`.
   """
 
   encoder: str = "resnet18"
@@ -66,6 +45,7 @@ class EncoderUNet(nn.Module):
   convolution: Callable = jax.lax.conv_general_dilated
   norm_axis: str | None = None
   dtype: Any = jnp.float32
+  folded: bool = False
 
   @property
   def stride(self):
@@ -88,14 +68,17 @@ class EncoderUNet(nn.Module):
       convolution=self.convolution,
       norm_axis=self.norm_axis,
       dtype=self.dtype,
+      folded=self.folded,
     )
     features = {}
     x = images
     for i, level in enumerate(_encoder(self).make_levels(conv_norm), start=1):
       x = features[i] = level(x, train=train)
 
-    def stage(width, name, *maps):
-      return Stage(width, conv_norm, name=name)(*maps, train=train)
+    def stage(width, name, x, *skips):
+      x = jnp.concatenate([layers.repeat(x), *skips], axis=-1)
+      block = layers.ConvBlock((width, width), conv_norm, name=name)
+      return block(x, train=train)
 
     logits = nn.Conv(
       self.num_classes,

@@ -25,6 +25,8 @@ class ConvNorm(nn.Module):
     convolution: what `nn.Conv` calls; `engine.convolution` chooses it.
     norm_axis: name of a device axis to average batch statistics over, or None.
     dtype: of the arithmetic; parameters stay at least float32.
+    folded: the BatchNorm's running statistics are in the convolution's kernel
+      and bias, see `folding`; there is nothing to train.
   """
 
   width: int
@@ -36,6 +38,7 @@ class ConvNorm(nn.Module):
   convolution: Callable = jax.lax.conv_general_dilated
   norm_axis: str | None = None
   dtype: Any = jnp.float32
+  folded: bool = False
 
   @nn.compact
   def __call__(self, x, *, train):
@@ -47,7 +50,7 @@ class ConvNorm(nn.Module):
       (self.stride, self.stride),
       padding=margin if self.padding == "torch" else self.padding,
       feature_group_count=self.width if self.depthwise else 1,
-      use_bias=False,
+      use_bias=self.folded,
       # Keeps the deviation of a ReLU network's maps, however deep it is.
       kernel_init=nn.initializers.he_normal(),
       dtype=self.dtype,
@@ -55,6 +58,8 @@ class ConvNorm(nn.Module):
       conv_general_dilated=self.convolution,
       name="conv",
     )(x)
+    if self.folded:
+      return x
     return nn.BatchNorm(
       use_running_average=not train,
       momentum=0.9,
@@ -64,6 +69,24 @@ class ConvNorm(nn.Module):
       param_dtype=param_dtype,
       name="norm",
     )(x)
+
+
+class ConvBlock(nn.Module):
+  """Two 3x3 conv + BatchNorm + ReLU: `[B, H, W, C]` to `[B, H, W, widths[1]]`.
+
+  Attributes:
+    widths: channels after the first and after the second convolution.
+    conv_norm: makes a `ConvNorm`.
+  """
+
+  widths: tuple[int, int]
+  conv_norm: Callable
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    for i, width in enumerate(self.widths, start=1):
+      x = nn.relu(self.conv_norm(width, name=f"conv{i}")(x, train=train))
+    return x
 
 
 def max_pool(x):

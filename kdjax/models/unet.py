@@ -5,6 +5,7 @@ Taps: "encoder1" (full resolution) to "encoderL" (coarsest), "decoder1"
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -12,46 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models import layers
-
-
-class ConvBlock(nn.Module):
-  """Two 3x3 conv + BatchNorm + ReLU: `[B, H, W, C]` to `[B, H, W, widths[1]]`.
-
-  Attributes:
-    widths: channels after the first and after the second convolution.
-    convolution: what `nn.Conv` calls; `engine.convolution` chooses it.
-    norm_axis: name of a device axis to average batch statistics over, or None.
-    dtype: of the arithmetic; parameters stay at least float32.
-  """
-
-  widths: tuple[int, int]
-  convolution: Callable = jax.lax.conv_general_dilated
-  norm_axis: str | None = None
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x, *, train):
-    param_dtype = jnp.promote_types(self.dtype, jnp.float32)
-    for i, width in enumerate(self.widths, start=1):
-      x = nn.Conv(
-        width,
-        (3, 3),
-        use_bias=False,
-        dtype=self.dtype,
-        param_dtype=param_dtype,
-        conv_general_dilated=self.convolution,
-        name=f"conv{i}",
-      )(x)
-      x = nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        axis_name=None if self.is_initializing() else self.norm_axis,
-        dtype=self.dtype,
-        param_dtype=param_dtype,
-        name=f"norm{i}",
-      )(x)
-      x = nn.relu(x)
-    return x
 
 
 def max_pool(x):
@@ -101,6 +62,7 @@ class UNet(nn.Module):
     convolution: what `nn.Conv` calls; `engine.convolution` chooses it.
     norm_axis: name of a device axis to average batch statistics over, or None.
     dtype: of the arithmetic; parameters stay at least float32.
+    folded: in inference form, see `folding`.
   """
 
   widths: tuple[int, ...] = (28, 56, 112, 112)
@@ -110,6 +72,7 @@ class UNet(nn.Module):
   convolution: Callable = jax.lax.conv_general_dilated
   norm_axis: str | None = None
   dtype: Any = jnp.float32
+  folded: bool = False
 
   @property
   def stride(self):
@@ -128,9 +91,14 @@ class UNet(nn.Module):
         f"UNet needs one decoder width fewer than widths: got widths="
         f"{self.widths}, decoder_widths={self.decoder_widths}."
       )
-    block = lambda widths, name: ConvBlock(
-      widths, self.convolution, self.norm_axis, self.dtype, name=name
+    conv_norm = functools.partial(
+      layers.ConvNorm,
+      convolution=self.convolution,
+      norm_axis=self.norm_axis,
+      dtype=self.dtype,
+      folded=self.folded,
     )
+    block = lambda widths, name: layers.ConvBlock(widths, conv_norm, name=name)
     x = images
     skips = []
     for i, width in enumerate(self.widths, start=1):
