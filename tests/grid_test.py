@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from kdjax.engine import loop
 from kdjax.engine import parallel
 from kdjax.engine import stages
 from kdjax.engine import steps
+from kdjax.engine import stopwatch
 from kdjax.engine import study as studies
 from tests import conftest
 
@@ -192,13 +194,13 @@ def test_every_axis_matters_and_every_stage_compiles_once(
 def test_a_run_stopped_in_a_save_and_in_a_step_equals_an_undisturbed_one(
   on_devices, tmp_path, monkeypatch
 ):
+  monkeypatch.setattr(stopwatch.Stopwatch, "stop", lambda self: 12.0)
   config = conftest.make_config()
   config.engine.checkpoint_epochs = 1
   config.student_training.update(max_epochs=4, patience=1)  # Some stop early.
-  whole = students(conftest.make_study(config, SOME, tmp_path / "whole"))
-  again = lambda: students(
-    conftest.make_study(config, SOME, tmp_path / "resumed")
-  )
+  study = conftest.make_study(config, SOME, tmp_path / "whole")
+  whole = students(study)
+  again = conftest.make_study(config, SOME, tmp_path / "resumed")
 
   class Killed(Exception):
     pass
@@ -213,7 +215,7 @@ def test_a_run_stopped_in_a_save_and_in_a_step_equals_an_undisturbed_one(
   with monkeypatch.context() as patch:
     patch.setattr(checkpoint.Checkpoint, "save", killed_after_two_epochs)
     with pytest.raises(Killed):
-      again()
+      students(again)
 
   saved = []
   with monkeypatch.context() as patch:
@@ -226,13 +228,21 @@ def test_a_run_stopped_in_a_save_and_in_a_step_equals_an_undisturbed_one(
       interruption, "release", lambda: (_ for _ in ()).throw(Killed)
     )
     with pytest.raises(Killed):
-      again()
+      students(again)
   assert [x.step for x in saved] == [5]  # Two steps an epoch.
-  resumed = again()
+  resumed = students(again)
   for trial, state in whole.items():
     jax.tree.map(np.testing.assert_array_equal, state, resumed[trial])
   read = lambda name: (tmp_path / name / "history.csv").read_text()
   assert read("whole") == read("resumed")
+
+  seconds = loop.device_seconds(study, stages.student_stage(study))
+  stopped = loop.device_seconds(again, stages.student_stage(again))
+  epochs = [row["epoch"] for row in csv.DictReader(io.StringIO(read("whole")))]
+  assert set(seconds) == set(whole)
+  assert sum(seconds.values()) == pytest.approx(12.0 * int(epochs[-1]))
+  # The epoch in which it was stopped was timed twice, each a part of it.
+  assert sum(stopped.values()) == pytest.approx(12.0 * (int(epochs[-1]) + 1))
 
 
 @pytest.mark.slow

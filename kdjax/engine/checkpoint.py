@@ -30,19 +30,21 @@ class Progress:
     step: optimizer's steps done, of whole epochs and of one begun.
     states: its trials' states on the host, nested dicts with leaves
       `[G, ...]`; empty before the first checkpoint.
-    history: rows of history.csv.
+    history: rows of history.csv, and the device-seconds of each.
+    seconds: device-seconds of each trial in the epoch that is begun.
     finished: whether every trial has stopped.
   """
 
   step: int = 0
   states: dict = dataclasses.field(default_factory=dict)
   history: list = dataclasses.field(default_factory=list)
+  seconds: float = 0.0
   finished: bool = False
 
   def digest(self):
     """A sha256 in hex of all of it."""
     total = hashlib.sha256()
-    said = [self.step, self.history, self.finished]
+    said = [self.step, self.history, self.seconds, self.finished]
     total.update(json.dumps(said).encode())
     for path, leaf in jax.tree.leaves_with_path(self.states):
       leaf = np.ascontiguousarray(leaf)
@@ -77,6 +79,7 @@ class Checkpoint:
       return
     record = {
       "history": list(progress.history),  # Goes on growing meanwhile.
+      "seconds": progress.seconds,
       "finished": progress.finished,
       "digest": progress.digest(),
     }
@@ -142,6 +145,16 @@ class Checkpoint:
     _say(
       f"{self._folder / str(step)}: damaged ({why}), set aside as {aside.name}"
     )
+
+  def history(self):
+    """The newest `Progress.history`, without reading the states."""
+    step = self._manager.latest_step()
+    if step is None:
+      return []
+    saved = self._manager.restore(
+      step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+    )
+    return saved["progress"]["history"]
 
   def close(self):
     """Waits for what is being written."""

@@ -8,6 +8,7 @@ import csv
 import functools
 import io
 import itertools
+import math
 import sys
 
 from flax import serialization
@@ -20,6 +21,7 @@ from kdjax.engine import checkpoint
 from kdjax.engine import interruption
 from kdjax.engine import scalars
 from kdjax.engine import stages
+from kdjax.engine import stopwatch
 
 HISTORY = (
   "stage",
@@ -56,11 +58,10 @@ def run_stage(study, stage, teachers=None):
     Interrupted: a signal came; all that was trained is saved.
     UserError: a checkpoint cannot be written.
   """
-  folder = study.workdir / "checkpoints" / stage.name
   with contextlib.ExitStack() as stack:
     saved = {
       block: stack.enter_context(
-        contextlib.closing(checkpoint.Checkpoint(folder / block.name))
+        contextlib.closing(_checkpoint(study, stage, block))
       )
       for block in study.blocks
     }
@@ -100,12 +101,20 @@ def _train_wave(programs, wave, saved, progress, teachers, cadence, bar):
   """Trains the blocks of a wave together, and updates their `progress`."""
   states = _start(programs, wave, progress)
   shared = _shared(programs, wave, teachers)
-  live = programs.layout.gather(states.live)
+  live = programs.layout.gather(states.live)[: len(wave)]
   start = bar.n
   while live.any():
+    watch = stopwatch.Stopwatch()
     states = _train_epoch(programs, wave, states, shared, progress)
-    if progress[wave[0]].step % programs.steps_per_epoch == 0:
-      states, live = _finish_epoch(programs, wave, states, live, progress)
+    whole = progress[wave[0]].step % programs.steps_per_epoch == 0
+    if whole:
+      states, measured = _finish_epoch(programs, wave, states, progress)
+    took = watch.stop() * len(programs.layout.devices) / live.sum()
+    for block in wave:
+      progress[block].seconds += float(took)
+    if whole:
+      _record(programs, wave, measured, live, progress)
+      live = measured["live"][: len(wave)]
       bar.set_postfix_str(f"{wave[0].name}, {live.sum()} live", refresh=False)
       bar.update()
     stopping = interruption.hold()
@@ -137,12 +146,9 @@ def _train_epoch(programs, wave, states, shared, progress):
   return states
 
 
-def _finish_epoch(programs, wave, states, live, progress):
-  """Validates, keeps the best, stops trials; returns states and who is live."""
-  stage, layout = programs.stage, programs.layout
-  epochs = {
-    block: progress[block].step // programs.steps_per_epoch for block in wave
-  }
+def _finish_epoch(programs, wave, states, progress):
+  """Validates, keeps the best, stops trials; returns states and numbers."""
+  layout = programs.layout
   results = _mean_over_chunks(
     programs.evaluate(
       states.params["student"], states.batch_stats, programs.data, chunk
@@ -150,14 +156,14 @@ def _finish_epoch(programs, wave, states, live, progress):
     for chunk in programs.chunks(wave, "val")
   )
   sums = jax.device_get(states.sums)  # Finishing the epoch empties them.
+  epochs = [
+    progress[block].step // programs.steps_per_epoch
+    for block in programs.pad(wave)
+  ]
   states = programs.finish_epoch(
-    states,
-    layout.spread_blocks(
-      np.array([epochs[block] for block in programs.pad(wave)], np.int32)
-    ),
-    results["loss"],
+    states, layout.spread_blocks(np.array(epochs, np.int32)), results["loss"]
   )
-  measured = layout.gather(
+  return states, layout.gather(
     {
       **{f"{k}_loss": v / programs.steps_per_epoch for k, v in sums.items()},
       "val_loss": results["loss"],
@@ -166,11 +172,18 @@ def _finish_epoch(programs, wave, states, live, progress):
       "diverged": states.diverged,
     }
   )
+
+
+def _record(programs, wave, measured, live_before, progress):
+  """Adds the rows of an epoch to the histories of a wave's blocks."""
   for i, block in enumerate(wave):
-    progress[block].history += _rows(
-      stage, block, epochs[block], measured, i, live[i]
+    of_block = jax.tree.map(lambda x, i=i: x[i], measured)
+    mine = progress[block]
+    epoch = mine.step // programs.steps_per_epoch
+    mine.history += _rows(
+      programs.stage, block, epoch, of_block, live_before[i], mine.seconds
     )
-  return states, measured["live"][: len(wave)]
+    mine.seconds = 0.0
 
 
 def _save(programs, wave, states, live, saved, progress):
@@ -233,17 +246,17 @@ def _mean_over_chunks(results):
   }
 
 
-def _rows(stage, block, epoch, measured, i, live_before):
+def _rows(stage, block, epoch, measured, live_before, seconds):
   """One row of history for every trial that trained in this epoch."""
   rows = []
   for g, arm in enumerate(stage.arms):
     if live_before[g]:
       numbers = {
-        name: float(measured[name][i, g])
+        name: float(measured[name][g])
         for name in HISTORY
         if name.endswith(("_loss", "_dice"))
       }
-      if measured["diverged"][i, g]:
+      if measured["diverged"][g]:
         numbers["train_loss"] = float(
           "nan"
         )  # How a reader knows it from a stop.
@@ -256,7 +269,8 @@ def _rows(stage, block, epoch, measured, i, live_before):
           "epoch": epoch,
           **numbers,
           "learning_rate": arm.learning_rate,
-          "live": int(measured["live"][i, g]),
+          "live": int(measured["live"][g]),
+          "device_seconds": seconds,
         }
       )
   return rows
@@ -267,7 +281,10 @@ def write_history(study, stage, progress):
   path = study.workdir / "history.csv"
   rows = [row for x in progress.values() for row in x.history]
   text = io.StringIO()
-  writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
+  # No run repeats its times, so they stay in the checkpoints.
+  writer = csv.DictWriter(
+    text, HISTORY, lineterminator="\n", extrasaction="ignore"
+  )
   writer.writeheader()
   writer.writerows(
     sorted(
@@ -289,6 +306,31 @@ def _other_rows(path, stage):
     None not in (*row, *row.values()) and set(row) == set(HISTORY)
   )
   return [x for x in rows if whole(x) and x["stage"] != stage.name]
+
+
+def device_seconds(study, stage):
+  """What training took, by trial: a dict from (arm's name, block) to seconds.
+
+  An epoch's wall time (steps and validation; not compiling, nor saving) times
+  the number of devices, shared equally by the trials that trained in it.
+  What a killed run did not save is not in it; a trial that was trained before
+  times were kept has NaN.
+  """
+  seconds = {}
+  for block in study.blocks:
+    saved = _checkpoint(study, stage, block)
+    for row in saved.history():
+      trial = row["arm"], block
+      took = row.get("device_seconds", math.nan)
+      seconds[trial] = seconds.get(trial, 0.0) + took
+    saved.close()
+  return seconds
+
+
+def _checkpoint(study, stage, block):
+  return checkpoint.Checkpoint(
+    study.workdir / "checkpoints" / stage.name / block.name
+  )
 
 
 def _bar(programs, stage, waves):
