@@ -133,6 +133,50 @@ def _parser():
     "Check a data set, print what was found, show the folds.",
     config=True,
   )
+  export = command(
+    "export",
+    _export,
+    "Write a trained network as ONNX or StableHLO, with a model card.",
+    workdir=True,
+  )
+  export.add_argument(
+    "--out", required=True, type=pathlib.Path, help="the file to write"
+  )
+  export.add_argument(
+    "--arm",
+    default="best",
+    metavar="NAME",
+    help="a row of the table; by default the best student on validation",
+  )
+  export.add_argument("--fold", type=int, help="by default the best")
+  export.add_argument("--seed", type=int, help="by default the best")
+  export.add_argument("--format", choices=("onnx", "stablehlo"), default="onnx")
+  export.add_argument(
+    "--quantise",
+    action="store_true",
+    help="also write it in 8 bits, and measure what that costs",
+  )
+  predict = command(
+    "predict",
+    _predict,
+    "Write masks and overlays of images; needs no JAX.",
+  )
+  predict.add_argument(
+    "--model", required=True, type=pathlib.Path, help="from kdjax export"
+  )
+  predict.add_argument(
+    "--out", required=True, type=pathlib.Path, help="the folder to write to"
+  )
+  predict.add_argument(
+    "--batch", type=int, default=1, metavar="N", help="images at once"
+  )
+  predict.add_argument(
+    "images",
+    nargs="+",
+    type=pathlib.Path,
+    metavar="IMAGE",
+    help="PNG, JPEG, BMP, TIFF, or a folder of them",
+  )
   return parser
 
 
@@ -168,6 +212,7 @@ def _table_of_training(options):
 
   from kdjax import configs
   from kdjax import files
+  from kdjax.deploy import latency
   from kdjax.engine import loop
   from kdjax.engine import study as studies
   from kdjax.evaluate import cases
@@ -184,7 +229,7 @@ def _table_of_training(options):
     environment.write(options.workdir, jax.devices())
     teachers, students = loop.train(study)
     cases.write(study, teachers, students)
-    efficiency.write(study)
+    efficiency.write(study, latency.measure)
     return build.write(options.workdir, *_asked(options.workdir))
 
 
@@ -235,6 +280,33 @@ def _data(options):
 
   config = configs.load(options.config, options.overrides)
   print(pipeline.describe(*studies.load_data(config)))
+
+
+def _export(options):
+  from kdjax.deploy import export
+
+  print(
+    export.write(
+      options.workdir,
+      options.out,
+      kind=options.format,
+      arm=options.arm,
+      fold=options.fold,
+      seed=options.seed,
+      quantise=options.quantise,
+    )
+  )
+
+
+def _predict(options):
+  from kdjax.deploy import predict
+
+  text, failures = predict.run(
+    options.model, options.images, options.out, options.batch
+  )
+  print(text)
+  if failures:
+    raise UserError(f"{failures} not predicted, see above; the others were.")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ _NCHW = (0, 3, 1, 2)
 _PLACE = (0, 2, 3, 1)  # Where each axis of NHWC is in NCHW.
 
 
-def make(function, side, name):
+def make(function, side, entry, name):
   """The ONNX model of a network, its batch size open.
 
   Args:
     function: from uint8 `[B, S, S]` to float32 `[B, S, S]`, a network without
       BatchNorm and with plain convolutions.
     side: `S`, pixels.
+    entry: name of the input.
     name: of the output.
 
   Raises:
@@ -35,14 +36,14 @@ def make(function, side, name):
     jax.ShapeDtypeStruct((1, side, side), jnp.uint8)
   )
   graph = _Graph()
-  (result,) = graph.run(traced.jaxpr, traced.consts, ["image"])
+  (result,) = graph.run(traced.jaxpr, traced.consts, [entry])
   graph.nodes.append(onnx.helper.make_node("Identity", [result], [name]))
   shape = ["batch", side, side]
   model = onnx.helper.make_model(
     onnx.helper.make_graph(
       graph.nodes,
       "kdjax",
-      [_tensor("image", onnx.TensorProto.UINT8, shape)],
+      [_tensor(entry, onnx.TensorProto.UINT8, shape)],
       [_tensor(name, onnx.TensorProto.FLOAT, shape)],
       graph.constants,
     ),

@@ -112,7 +112,7 @@ class Checkpoint:
     )
     for step in steps:
       try:
-        return self._read(step)
+        return _read(self._manager, step)
       except (PermissionError, MemoryError):
         raise
       except Exception as error:  # Damage raises whatever a reader stumbles on.
@@ -122,19 +122,6 @@ class Checkpoint:
         f"{self._folder}: no checkpoint is good, so its training begins anew"
       )
     return Progress()
-
-  def _read(self, step):
-    saved = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        states=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
-      ),
-    )
-    digest = saved["progress"].pop("digest")
-    progress = Progress(step, saved["states"], **saved["progress"])
-    if progress.digest() != digest:
-      raise ValueError("its digest is another")
-    return progress
 
   def _set_aside(self, step, error):
     aside = self._folder / f"damaged-{step}"
@@ -171,6 +158,42 @@ class Checkpoint:
         f"{self._folder}: cannot be saved ({_first_line(error)}); what was "
         "saved before is intact: make room, then run the same command again."
       ) from error
+
+
+def read(folder):
+  """The newest `Progress` of a block's `folder`, which stays as it is.
+
+  Raises:
+    UserError: nothing is saved there, or it is damaged.
+  """
+  options = ocp.CheckpointManagerOptions(create=False)
+  if not folder.is_dir():
+    raise UserError(f"{folder} is not there: train there first.")
+  try:
+    with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+      step = manager.latest_step()
+      if step is not None:
+        return _read(manager, step)
+  except Exception as error:  # Damage raises whatever a reader stumbles on.
+    raise UserError(
+      f"{folder}: its checkpoint cannot be read ({_first_line(error)}): train "
+      "there again."
+    ) from error
+  raise UserError(f"{folder} has no checkpoint: train there first.")
+
+
+def _read(manager, step):
+  saved = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      states=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
+    ),
+  )
+  digest = saved["progress"].pop("digest")
+  progress = Progress(step, saved["states"], **saved["progress"])
+  if progress.digest() != digest:
+    raise ValueError("its digest is another")
+  return progress
 
 
 class Cadence:

@@ -26,20 +26,32 @@ COLUMNS = (
   "latency_ms",
   "file_bytes",
   "device_seconds",
+  "onnx_ms_one_core",
+  "onnx_ms",
+  "onnx_images_per_second_one_core",
+  "onnx_images_per_second",
+  "onnx_peak_bytes",
 )
 
 
-def write(study):
+def write(study, deployed=lambda study, role: {}):
   """Measures both networks and writes a row for every model of the table.
 
   What is there is kept: a second `train` in a finished workdir measures
   nothing. `device_seconds` is the mean over a model's trials of
   `loop.device_seconds`; it is empty where they are not known.
+
+  Args:
+    study: `Study`.
+    deployed: from the study and "teacher" or "student" to the columns `onnx_*`
+      or nothing, see `deploy.latency`.
   """
   path = study.workdir / "efficiency.csv"
   if path.exists():
     return
-  teacher, student = (measure(study, x) for x in ("teacher", "student"))
+  teacher, student = (
+    measure(study, x) | deployed(study, x) for x in ("teacher", "student")
+  )
   rows = [
     {"model": model, **cost, "device_seconds": _known(seconds)}
     for cost, stage in (

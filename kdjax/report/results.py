@@ -21,6 +21,11 @@ EFFICIENCY = (
   "latency_ms",
   "file_bytes",
   "device_seconds",
+  "onnx_ms_one_core",
+  "onnx_ms",
+  "onnx_images_per_second_one_core",
+  "onnx_images_per_second",
+  "onnx_peak_bytes",
 )
 
 

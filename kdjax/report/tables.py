@@ -262,6 +262,16 @@ def cells(results, table):
   return header, body
 
 
+# Through onnxruntime on CPU: what the table says, and the column.
+_DEPLOYED = {
+  "ONNX on 1 core, ms": "onnx_ms_one_core",
+  "on all, ms": "onnx_ms",
+  "1 core, images/s": "onnx_images_per_second_one_core",
+  "all, images/s": "onnx_images_per_second",
+  "memory": "onnx_peak_bytes",
+}
+
+
 def efficiency(results):
   """Header and rows on what networks cost, or None if nothing is known.
 
@@ -272,6 +282,9 @@ def efficiency(results):
     return None
   header = ["network", "parameters", "multiply-adds", "latency, ms", "file"]
   header += ["training, device-seconds"]
+  deployed = not frame["onnx_ms"].isna().all()
+  if deployed:
+    header += list(_DEPLOYED)
   body = [
     [
       row.Index,
@@ -280,6 +293,10 @@ def efficiency(results):
       "-" if pd.isna(row.latency_ms) else f"{row.latency_ms:.3g}",
       words.si(row.file_bytes, "B"),
       "-" if pd.isna(row.device_seconds) else f"{row.device_seconds:,.0f}",
+      *(
+        _measured(name, getattr(row, name))
+        for name in (_DEPLOYED.values() if deployed else ())
+      ),
     ]
     for row in frame.itertuples()
   ]
@@ -290,6 +307,12 @@ def efficiency(results):
     for line in body
     if line[0] not in results.distilled or not same(line[0])
   ]
+
+
+def _measured(name, value):
+  if name.endswith("_bytes"):
+    return words.si(value, "B")
+  return "-" if pd.isna(value) else f"{value:,.3g}"
 
 
 def _interval(low, high):
@@ -347,6 +370,7 @@ def notes(results):
     found.append(
       f"Fewer than {verdicts.FEWEST} independent cases: no verdict is given."
     )
+  found += _note_deployed(results)
   found += _note_power(results)
   found += _note_empty(per_case)
   found += _note_missing(results)
@@ -355,6 +379,24 @@ def notes(results):
     why = results.terms["note"].iloc[0] or "no reason given"
     found.append(f"The mixed model of factors.csv did not converge: {why}")
   return found
+
+
+def _note_deployed(results):
+  """What the columns on onnxruntime are, or how to get them."""
+  frame = results.efficiency
+  if frame["latency_ms"].isna().all():
+    return []
+  if frame["onnx_ms"].isna().all():
+    return [
+      "What the networks cost through onnxruntime was not measured: pip "
+      "install 'kdjax[export]', delete efficiency.csv and run kdjax train "
+      "again, which trains nothing anew."
+    ]
+  return [
+    "ONNX: float32 through onnxruntime on CPU, one image at a time, then in "
+    "batches of 8; memory is what opening the network and running it on one "
+    "image adds to a process, on 1 core."
+  ]
 
 
 def _note_power(results):

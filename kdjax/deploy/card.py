@@ -1,0 +1,146 @@
+"""The model card of an exported network, in Markdown."""
+
+import csv
+import json
+
+from kdjax.deploy import trained
+from kdjax.evaluate import intervals
+
+
+def make(network, about, name, measured=None):
+  """The card's text.
+
+  Args:
+    network: `trained.Trained`.
+    about: its description, as in the JSON.
+    name: of the exported file.
+    measured: what `quantisation.make` measured, or None.
+  """
+  side = network.side
+  what = (
+    "a teacher"
+    if network.arm == trained.TEACHER
+    else "a student"
+    if network.arm.startswith("Student")
+    else "a distilled student"
+  )
+  lines = [
+    f"# {name}",
+    "",
+    "**Not a medical device.** A research network that outlines lesions in "
+    "breast ultrasound; nothing it says may decide on a patient.",
+    "",
+    f"- Network: {what}, arm `{network.arm}` of its study, fold "
+    f"{network.fold}, seed {network.seed}, {about['network']['name']}.",
+    f"- In: grey images, 0 to 255, squeezed to {side} x {side}. Scaling and "
+    "normalisation are inside the file, BatchNorm is in the convolutions.",
+    "- Out: a margin per pixel, the logit of lesion minus that of background; "
+    "resized to the image's own size, lesion where it is above 0.",
+    f"- Chosen on validation: loss {network.validation_loss:.4f}. Test cases "
+    "had no say.",
+    f"- Config: sha256 {network.config_hash}.",
+    "- Made with: "
+    + ", ".join(
+      f"{package} {version}"
+      for package, version in {
+        "kdjax": about["kdjax"],
+        **about["versions"],
+      }.items()
+    )
+    + ".",
+    "",
+    "## Data",
+    "",
+    *_data(network),
+    "",
+    "## Metrics",
+    "",
+    *_metrics(network),
+  ]
+  if measured:
+    lines += [f"- {quantised(measured)}"]
+  lines += [
+    "",
+    "## Limits",
+    "",
+    "- Trained and tested on cases of one data set, all of them images that "
+    "someone had chosen to annotate. On another scanner, probe, hospital or "
+    "population it may fail without a sign.",
+    "- It always answers, for an image without a lesion and for one that is no "
+    "ultrasound too, and says nothing of how sure it is.",
+    "- The metrics are those of networks trained like this one on other parts "
+    "of the same data, or of this one on its own test cases; no reader and no "
+    "outcome was studied.",
+  ]
+  return "\n".join(lines) + "\n"
+
+
+def quantised(measured):
+  """What quantisation cost, in a sentence."""
+  points = lambda x: f"{100 * x[0]:.2f} [{100 * x[1]:.2f}, {100 * x[2]:.2f}]"
+  return (
+    f"In 8 bits, on the {measured['cases']} test cases of its fold that hold a "
+    f"lesion: Dice {points(measured['int8'])} percent against "
+    f"{points(measured['float'])} in float32, {points(measured['difference'])} "
+    "points apart (95 % intervals); calibrated on training cases."
+  )
+
+
+def _data(network):
+  path = network.workdir / "data.json"
+  if not path.exists():
+    return ["- Unknown: the workdir has no data.json."]
+  record = json.loads(path.read_text())
+  fold = record["folds"][network.fold]
+  counts = {part: len(fold[part]) for part in ("train", "val", "test")}
+  simulated = network.config.data.name == "phantom"
+  return [
+    f"- {record['name']} {record['version']}, fingerprint "
+    f"{record['fingerprint'][:12]}"
+    + (": simulated images, no patients." if simulated else "."),
+    f"- Trained on {counts['train']} cases, stopped on {counts['val']}, tested "
+    f"on {counts['test']}; near-duplicates never on both sides.",
+  ]
+
+
+def _metrics(network):
+  lines = []
+  found = [
+    row
+    for row in _rows(network.workdir / "report" / "table.csv")
+    if row["model"] == network.arm
+  ]
+  for row in found:
+    number = lambda name, row=row: 100 * float(row[name] or "nan")
+    lines.append(
+      f"- All trials of `{network.arm}` together, {row['cases']} cases: Dice "
+      f"{number('dice_mean'):.2f} percent "
+      f"[{number('dice_ci_low'):.2f}, {number('dice_ci_high'):.2f}], IoU "
+      f"{number('iou_mean'):.2f}; {row['missed']} lesions missed, "
+      f"{row['false_alarms']} false alarms."
+    )
+  own = [
+    row
+    for row in _rows(network.workdir / "per_case.csv")
+    if (row["model"], row["fold"], row["seed"])
+    == (network.arm, str(network.fold), str(network.seed))
+  ]
+  if own:
+    dice = [float(row["dice"] or "nan") for row in own]
+    low, high = intervals.of_mean(dice, [row["group"] for row in own])
+    known = [x for x in dice if x == x]
+    mean = sum(known) / len(known) if known else float("nan")
+    lines.append(
+      f"- This network on the {len(known)} cases of its own test set that "
+      f"hold a lesion: Dice {100 * mean:.2f} percent "
+      f"[{100 * low:.2f}, {100 * high:.2f}]."
+    )
+  if not lines:
+    return ["- None: the workdir has no report; run kdjax report there first."]
+  return [*lines, "- Intervals are 95 %, BCa bootstrap over groups of cases."]
+
+
+def _rows(path):
+  if not path.exists():
+    return []
+  return list(csv.DictReader(path.read_text().splitlines()))

@@ -1,0 +1,157 @@
+"""Writes a trained network as ONNX or StableHLO, described and documented.
+
+Beside FILE.onnx or FILE.stablehlo there is FILE.json, which says what goes in
+and comes out, and FILE.md, the model card.
+"""
+
+import importlib.metadata
+import json
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+
+from kdjax import __version__
+from kdjax import files
+from kdjax.deploy import card
+from kdjax.deploy import runtime
+from kdjax.deploy import trained
+from kdjax.errors import UserError
+
+FORMATS = ("onnx", "stablehlo")
+_PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(
+  workdir, out, *, kind="onnx", arm="best", fold=None, seed=None, quantise=False
+):
+  """Exports a network of `workdir` to `out` and its companions.
+
+  Args:
+    workdir: a trained one; it is only read.
+    out: the file to write.
+    kind: one of `FORMATS`.
+    arm: a row of the table, or "best" of the students on validation.
+    fold: 0-based, or None for the best on validation.
+    seed: one of the config's, or None for the best on validation.
+    quantise: also write FILE.int8.onnx, and measure both on the test cases.
+
+  Returns:
+    What to print: which network it is, and what was written.
+
+  Raises:
+    UserError: no such network, a package is missing, or the data set that the
+      quantised network needs is not that of the workdir.
+  """
+  out = epath.Path(out)
+  if quantise and kind != "onnx":
+    raise UserError(f"--quantise goes with --format onnx, not {kind}.")
+  if kind == "onnx":
+    need("onnx")
+  network = trained.load(workdir, arm, fold, seed)
+  about = describe(network, kind)
+  if kind == "onnx":
+    content = to_onnx(network.inference(), network.side, about)
+  else:
+    content = to_stablehlo(network.inference(), network.side)
+  written = {out: content}
+  measured = None
+  if quantise:
+    from kdjax.deploy import quantisation
+
+    small, measured = quantisation.make(network, content)
+    written[out.with_suffix(f".int8{out.suffix}")] = small
+  written[out.with_suffix(".json")] = (
+    json.dumps(about, indent=2) + "\n"
+  ).encode()
+  text = card.make(network, about, out.name, measured)
+  written[out.with_suffix(".md")] = text.encode()
+  for path, content in written.items():
+    files.write_bytes(path, content)
+  lines = [
+    f"{network.arm}, fold {network.fold}, seed {network.seed}: validation loss "
+    f"{network.validation_loss:.4f}"
+  ]
+  lines += [
+    f"{path}: {len(content):,} bytes" for path, content in written.items()
+  ]
+  if measured:
+    lines.append(card.quantised(measured))
+  return "\n".join(lines)
+
+
+def need(package):
+  """Imports `package` of the extra `export`.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  try:
+    return importlib.import_module(package)
+  except ImportError as error:
+    raise UserError(
+      f"{package} is not installed: pip install 'kdjax[export]'."
+    ) from error
+
+
+def describe(network, kind):
+  """What a reader or another runtime must know of the exported file."""
+  side = network.side
+  mean, deviation = network.model.normalisation
+  versions = {
+    name: importlib.metadata.version(name)
+    for name in ("jax", "flax", *(["onnx"] if kind == "onnx" else []))
+  }
+  return {
+    "kdjax": __version__,
+    "format": kind,
+    "arm": network.arm,
+    "fold": network.fold,
+    "seed": network.seed,
+    "network": network.config[
+      "teacher" if network.arm == trained.TEACHER else "student"
+    ].to_dict(),
+    "input": {
+      "name": runtime.INPUT,
+      "dtype": "uint8",
+      "shape": ["batch", side, side],
+      "values": "grey, 0 to 255; colour as its luma, 16 bits divided by 257",
+      "resize": "bilinear and antialiased to the side, aspect not kept "
+      "(Pillow's BILINEAR)",
+    },
+    "inside": {
+      "scale": 1 / 255,
+      "channels": network.model.in_channels,
+      "mean": list(mean),
+      "deviation": list(deviation),
+    },
+    "output": {
+      "name": runtime.OUTPUT,
+      "dtype": "float32",
+      "shape": ["batch", side, side],
+      "values": "logit of lesion minus logit of background",
+      "resize": "bilinear, half-pixel centres, to the image's own size "
+      "(Pillow's BILINEAR)",
+      "threshold": 0.0,
+    },
+    "classes": ["background", "lesion"],
+    "config_sha256": network.config_hash,
+    "versions": versions,
+  }
+
+
+def to_onnx(function, side, about):
+  """An ONNX file's bytes; see `graph.make`."""
+  from kdjax.deploy import graph
+
+  model = graph.make(function, side, runtime.INPUT, runtime.OUTPUT)
+  model.metadata_props.add(key=runtime.KEY, value=json.dumps(about))
+  return model.SerializeToString()
+
+
+def to_stablehlo(function, side):
+  """A file's bytes for `jax.export.deserialize`, its batch size open."""
+  (batch,) = jax.export.symbolic_shape("batch")
+  shape = jax.ShapeDtypeStruct((batch, side, side), jnp.uint8)
+  exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(shape)
+  return bytes(exported.serialize())

@@ -1,0 +1,125 @@
+"""What a network costs on a device: onnxruntime in a process of its own.
+
+The process has no JAX in it, as on the device, so that its memory is the
+network's. `python -m kdjax.deploy.latency FILE THREADS` prints one object.
+"""
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from kdjax.deploy import runtime
+from kdjax.errors import UserError
+
+BATCH = 8
+_SECONDS = 0.2  # For each measurement; at least three calls.
+
+
+def measure(study, role):
+  """Costs of "teacher" or "student" on CPU, on one core and on all.
+
+  Their weights are zeros, which take as long as any.
+
+  Returns:
+    `onnx_ms_one_core`, `onnx_ms`: the median of one image alone;
+    `onnx_images_per_second_one_core`, `onnx_images_per_second`: in batches of
+    `BATCH`; `onnx_peak_bytes`: what opening the network and running it on one
+    image on one core adds to the memory of the process. Empty where the
+    packages of the extra `export` are not installed.
+  """
+  try:
+    content = _content(study, role)
+  except UserError:
+    return {}
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / "network.onnx"
+    path.write_bytes(content)
+    one, every = (_ask(path, threads) for threads in (1, 0))
+  return {
+    "onnx_ms_one_core": one["milliseconds"],
+    "onnx_ms": every["milliseconds"],
+    "onnx_images_per_second_one_core": one["images_per_second"],
+    "onnx_images_per_second": every["images_per_second"],
+    "onnx_peak_bytes": one["peak_bytes"],
+  }
+
+
+def _content(study, role):
+  """The network as an ONNX file."""
+  import jax
+
+  from kdjax.deploy import export
+  from kdjax.deploy import trained
+
+  export.need("onnx")
+  runtime.load()
+  model = trained.make_model(study.config, role)
+  variables = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype),
+    jax.eval_shape(model.init, jax.random.key(0), study.blank(role)),
+  )
+  side = study.config.data.image_size
+  about = {"input": {"shape": ["batch", side, side]}}
+  function = trained.make_inference(model, variables)
+  return export.to_onnx(function, side, about)
+
+
+def _ask(path, threads):
+  run = subprocess.run(
+    [sys.executable, "-m", __name__, str(path), str(threads)],
+    capture_output=True,
+    check=True,
+    text=True,
+    # So that the package is found wherever the command was called.
+    cwd=pathlib.Path(__file__).parents[2],
+  )
+  return json.loads(run.stdout)
+
+
+def main(path, threads):
+  """Measures an ONNX file in this process; returns a dict."""
+  runtime.load()  # Not the network's memory.
+  before = _resident()
+  network = runtime.Network(path, threads)
+  image = np.zeros((1, network.side, network.side), np.uint8)
+  network.margins(image)
+  peak = _resident(peak=True)
+  alone = _median(network, image)
+  together = _median(network, np.repeat(image, BATCH, axis=0))
+  return {
+    "milliseconds": round(1000 * alone, 4),
+    "images_per_second": round(BATCH / together, 2),
+    "peak_bytes": peak - before if peak else "",
+  }
+
+
+def _median(network, images):
+  network.margins(images)
+  seconds = []
+  end = time.perf_counter() + _SECONDS
+  while len(seconds) < 3 or time.perf_counter() < end:
+    begun = time.perf_counter()
+    network.margins(images)
+    seconds.append(time.perf_counter() - begun)
+  return statistics.median(seconds)
+
+
+def _resident(peak=False):
+  """Memory of this process in bytes, now or at its peak; 0 if not known."""
+  try:
+    status = pathlib.Path("/proc/self/status").read_text()
+  except OSError:
+    return 0
+  name = "VmHWM:" if peak else "VmRSS:"
+  (line,) = (x for x in status.splitlines() if x.startswith(name))
+  return 1024 * int(line.split()[1])
+
+
+if __name__ == "__main__":
+  print(json.dumps(main(sys.argv[1], int(sys.argv[2]))))

@@ -1,0 +1,75 @@
+"""An exported network, run by onnxruntime; needs no JAX."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from kdjax.errors import UserError
+
+# Where an ONNX file of ours keeps its description, among its metadata.
+KEY = "kdjax"
+INPUT, OUTPUT = "image", "margin"
+
+
+class Network:
+  """An ONNX file that `kdjax export` wrote.
+
+  Attributes:
+    about: its description, as in the JSON beside it.
+    side: of the images that go in, pixels.
+  """
+
+  def __init__(self, path, threads=0):
+    """Opens `path`.
+
+    Args:
+      path: an ONNX file.
+      threads: to use; 0 is one per core.
+
+    Raises:
+      UserError: onnxruntime is missing, or this is no file of ours.
+    """
+    onnxruntime = load()
+    if not pathlib.Path(path).is_file():
+      raise UserError(f"{path}: no such file; write one with kdjax export.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # Errors.
+    try:
+      self._session = onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+      )
+    except Exception as error:  # Its exceptions have no base of their own.
+      raise UserError(
+        f"{path}: not an ONNX file that onnxruntime {onnxruntime.__version__} "
+        "reads; export it again."
+      ) from error
+    found = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+    if found is None:
+      raise UserError(
+        f"{path}: not written by kdjax export, so nothing says what goes in."
+      )
+    self.about = json.loads(found)
+    self.side = self.about["input"]["shape"][1]
+
+  def margins(self, images):
+    """uint8 `[B, S, S]` to float32 `[B, S, S]`, lesion where above 0."""
+    (found,) = self._session.run([OUTPUT], {INPUT: np.asarray(images)})
+    return found
+
+
+def load():
+  """The package onnxruntime.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  try:
+    import onnxruntime
+  except ImportError as error:
+    raise UserError(
+      "onnxruntime is not installed: pip install 'kdjax[deploy]', or "
+      "pip install onnxruntime."
+    ) from error
+  return onnxruntime

@@ -1,0 +1,169 @@
+"""One trained network of a workdir: which one, and its weights."""
+
+import dataclasses
+import hashlib
+
+from etils import epath
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pandas as pd
+
+from kdjax import configs
+from kdjax.data import views
+from kdjax.distill import trials
+from kdjax.engine import checkpoint
+from kdjax.engine import steps
+from kdjax.engine import study as studies
+from kdjax.errors import UserError
+from kdjax.models import folding
+
+TEACHER = "Teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A trained network.
+
+  Attributes:
+    workdir: where it was trained.
+    config: of the run.
+    arm: its name, or "Teacher".
+    fold: 0-based.
+    seed: of its training.
+    validation_loss: at the epoch whose weights these are.
+    model: linen module with plain convolutions, in float32.
+    variables: `{"params", "batch_stats"}`.
+  """
+
+  workdir: epath.Path
+  config: ml_collections.ConfigDict
+  arm: str
+  fold: int
+  seed: int
+  validation_loss: float
+  model: nn.Module
+  variables: dict
+
+  @property
+  def side(self):
+    """Of the images that go in, pixels."""
+    return self.config.data.image_size
+
+  @property
+  def config_hash(self):
+    """sha256 of config.json, in hex."""
+    return hashlib.sha256(
+      (self.workdir / "config.json").read_bytes()
+    ).hexdigest()
+
+  def inference(self):
+    """From grey uint8 `[B, S, S]` to margins `[B, S, S]`, to run alone.
+
+    Scaling and normalisation are inside, BatchNorm is in the convolutions.
+    """
+    return make_inference(self.model, self.variables)
+
+
+def make_inference(model, variables):
+  """See `Trained.inference`."""
+  folded, weights = folding.fold(model, variables)
+
+  def network(images):
+    inputs = views.normalise(
+      images.astype(jnp.float32) / 255.0, model.in_channels, model.normalisation
+    )
+    return steps.predict(weights["params"], {}, inputs, model=folded)
+
+  return network
+
+
+def make_model(config, role):
+  """The network of "teacher" or "student", to run on any machine alone."""
+  engine = ml_collections.ConfigDict(config.engine.to_dict())
+  engine.update(lowering="plain", dtype="float32")
+  return studies.make_model(config[role], engine, role)
+
+
+def load(workdir, arm="best", fold=None, seed=None):
+  """A network of `workdir`; what is not asked for, validation decides.
+
+  The best arm is the one of the lowest validation loss on average over folds
+  and seeds, which all arms share; then the fold and seed of the lowest. Test
+  cases have no say.
+
+  Args:
+    workdir: a trained one; it is only read.
+    arm: a row of the table, or "best" of the students.
+    fold: 0-based, or None.
+    seed: one of the config's, or None.
+
+  Raises:
+    UserError: no such network there.
+  """
+  workdir = epath.Path(workdir)
+  config = configs.read(workdir)
+  table = _validation(workdir)
+  arm, fold, seed = _choose(table, workdir, arm, fold, seed)
+  role = "teacher" if arm == TEACHER else "student"
+  arms = [x.name for x in trials.make_arms(config.grid)]
+  place = 0 if arm == TEACHER else arms.index(arm)
+  block = studies.Block(fold, seed)
+  states = checkpoint.read(workdir / "checkpoints" / role / block.name).states
+  pick = lambda tree: jax.tree.map(
+    lambda x: np.asarray(x[place], np.float32), tree
+  )
+  return Trained(
+    workdir,
+    config,
+    arm,
+    fold,
+    seed,
+    float(table.loc[(arm, fold, seed)]),
+    make_model(config, role),
+    {
+      "params": pick(states["best_params"]),
+      "batch_stats": pick(states["best_batch_stats"]),
+    },
+  )
+
+
+def _validation(workdir):
+  """Best validation loss by (arm, fold, seed), diverged trials left out."""
+  path = workdir / "history.csv"
+  if not path.exists():
+    raise UserError(f"{workdir} has no history.csv: train there first.")
+  with path.open() as file:
+    frame = pd.read_csv(file, dtype={"arm": str}, keep_default_na=False)
+  losses = frame[["train_loss", "val_loss"]].apply(
+    pd.to_numeric, errors="coerce"
+  )
+  frame["val_loss"] = losses["val_loss"]
+  frame["sound"] = np.isfinite(losses["train_loss"])
+  trials_of = frame.groupby(["arm", "fold", "seed"])
+  return trials_of["val_loss"].min()[trials_of["sound"].all()].dropna()
+
+
+def _choose(table, workdir, arm, fold, seed):
+  for name, value in (("arm", arm), ("fold", fold), ("seed", seed)):
+    known = table.index.get_level_values(name)
+    if value is None or (name == "arm" and value == "best"):
+      continue
+    if value not in known:
+      raise UserError(
+        f"--{name}={value}: {workdir} has {name}s "
+        f"{', '.join(map(str, dict.fromkeys(known)))}."
+      )
+    table = table[known == value]
+  if arm == "best":
+    table = table[table.index.get_level_values("arm") != TEACHER]
+    means = table.groupby("arm").mean()
+    if means.empty:
+      raise UserError(f"{workdir} has no trained student: train there first.")
+    table = table[table.index.get_level_values("arm") == means.idxmin()]
+  if table.empty:
+    raise UserError(f"{workdir}: arm {arm} was not trained on that.")
+  arm, fold, seed = table.idxmin()
+  return str(arm), int(fold), int(seed)
