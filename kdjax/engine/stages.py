@@ -25,7 +25,7 @@ class Stage:
     name: "teacher" or "student"; also the network's field in the config.
     arms: rows of the grid.
     training: batch size, epochs and patience.
-    teacher: linen module, or None.
+    teacher: linen module in inference form, or None.
   """
 
   name: str
@@ -56,7 +56,7 @@ def student_stage(study):
     "student",
     study.arms,
     study.config.student_training,
-    study.make_model("teacher"),
+    study.make_model("teacher").clone(folded=True),
   )
 
 
@@ -221,16 +221,19 @@ class Programs:
       ),
     }
 
-  def batches(self, wave, epochs):
-    """The batches of the epoch after `epochs`, by block, laid out."""
-    size, count = self.stage.training.batch_size, self.steps_per_epoch
+  def batches(self, wave, steps):
+    """The batches after `steps`, by block, to the end of the epoch, laid out.
+
+    The blocks of a wave are equally far in their epochs.
+    """
+    left = self.steps_per_epoch - steps[wave[0]] % self.steps_per_epoch
     streams = [
       stream(
         self.study.folds[block.fold].train,
         block,
-        epochs[block] * count,
-        count,
-        size,
+        steps[block],
+        left,
+        self.stage.training.batch_size,
       )
       for block in self.pad(wave)
     ]
