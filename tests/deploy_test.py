@@ -17,12 +17,15 @@ from kdjax.data import images
 from kdjax.data import pipeline
 from kdjax.data import views
 from kdjax.deploy import export
+from kdjax.deploy import latency
 from kdjax.deploy import predict
 from kdjax.deploy import runtime
 from kdjax.deploy import trained
 from kdjax.engine import checkpoint
 from kdjax.engine import steps
 from kdjax.engine import study as studies
+from kdjax.errors import UserError
+from kdjax.evaluate import efficiency
 from tests import conftest
 
 onnx = pytest.importorskip("onnx")
@@ -354,3 +357,17 @@ sys.exit(cli.main(["predict", "--model={exported}", "--out={tmp_path / "out"}",
   )
   assert done.returncode == 0, done.stderr
   assert (tmp_path / "out/x_mask.png").exists()
+
+
+def test_latency_is_measured_where_onnxruntime_is(study, monkeypatch):
+  found = latency.measure(study, "student")
+  assert set(found) <= set(efficiency.COLUMNS) and len(found) == 5
+  assert all(value > 0 for value in found.values())
+  # Python, numpy and onnxruntime take 60 MB before any network is opened.
+  assert found["onnx_peak_bytes"] < 30e6
+
+  def missing():
+    raise UserError("onnxruntime is not installed")
+
+  monkeypatch.setattr(runtime, "load", missing)
+  assert latency.measure(study, "student") == {}

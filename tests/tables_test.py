@@ -9,10 +9,12 @@ import statistics
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from kdjax import errors
 from kdjax.report import build
+from kdjax.report import results as computed
 from kdjax.report import words
 from tests import simulated
 
@@ -95,6 +97,24 @@ def test_times_are_shown_but_are_no_column_of_the_numbers(tmp_path):
   assert found["file_bytes"] == "36000"
   assert not {x for x in found if "latency" in x or "seconds" in x}
   assert "7654" not in found.values()
+
+
+def test_what_networks_cost_as_onnx_is_shown_or_how_to_get_it(tmp_path):
+  names = [*computed.EFFICIENCY]
+  costs = pd.DataFrame(
+    [[9000.0] * len(names), [90.0] * len(names)],
+    pd.Index(["Teacher", "Student"], name="model"),
+    names,
+  )
+  costs["onnx_ms"] = [31.25, 1.5]
+  costs.to_csv(tmp_path / "efficiency.csv")
+  text = re.sub(" +", " ", write(tmp_path, STUDY))
+  assert "| on all, ms |" in text and "| 31.2 |" in text
+  assert "kdjax[export]" not in text
+  assert not {x for x in rows(tmp_path)["Teacher"] if "onnx" in x}
+  costs.filter(regex="^(?!onnx)").to_csv(tmp_path / "efficiency.csv")
+  text = write(tmp_path, STUDY)
+  assert "on all, ms" not in text and "kdjax[export]" in text
 
 
 def test_rows_are_teacher_student_then_arms_of_the_grid(tmp_path):

@@ -36,8 +36,8 @@ def make(network, about, name, measured=None):
     "normalisation are inside the file, BatchNorm is in the convolutions.",
     "- Out: a margin per pixel, the logit of lesion minus that of background; "
     "resized to the image's own size, lesion where it is above 0.",
-    f"- Chosen on validation: loss {network.validation_loss:.4f}. Test cases "
-    "had no say.",
+    f"- Its epoch was chosen on validation cases, loss "
+    f"{network.validation_loss:.4f}; test cases had no say in any choice.",
     f"- Config: sha256 {network.config_hash}.",
     "- Made with: "
     + ", ".join(
@@ -63,9 +63,12 @@ def make(network, about, name, measured=None):
     "",
     "## Limits",
     "",
-    "- Trained and tested on cases of one data set, all of them images that "
-    "someone had chosen to annotate. On another scanner, probe, hospital or "
-    "population it may fail without a sign.",
+    "- Trained and tested on simulated images: nothing is known of how it does "
+    "on real ones."
+    if _simulated(network)
+    else "- Trained and tested on cases of one data set, all of them images "
+    "that someone had chosen to annotate. On another scanner, probe, hospital "
+    "or population it may fail without a sign.",
     "- It always answers, for an image without a lesion and for one that is no "
     "ultrasound too, and says nothing of how sure it is.",
     "- The metrics are those of networks trained like this one on other parts "
@@ -81,8 +84,9 @@ def quantised(measured):
   return (
     f"In 8 bits, on the {measured['cases']} test cases of its fold that hold a "
     f"lesion: Dice {points(measured['int8'])} percent against "
-    f"{points(measured['float'])} in float32, {points(measured['difference'])} "
-    "points apart (95 % intervals); calibrated on training cases."
+    f"{points(measured['float'])} in float32, a difference of "
+    f"{points(measured['difference'])} "
+    "points (95 % intervals); calibrated on training cases."
   )
 
 
@@ -93,14 +97,17 @@ def _data(network):
   record = json.loads(path.read_text())
   fold = record["folds"][network.fold]
   counts = {part: len(fold[part]) for part in ("train", "val", "test")}
-  simulated = network.config.data.name == "phantom"
   return [
     f"- {record['name']} {record['version']}, fingerprint "
     f"{record['fingerprint'][:12]}"
-    + (": simulated images, no patients." if simulated else "."),
+    + (": simulated images, no patients." if _simulated(network) else "."),
     f"- Trained on {counts['train']} cases, stopped on {counts['val']}, tested "
     f"on {counts['test']}; near-duplicates never on both sides.",
   ]
+
+
+def _simulated(network):
+  return network.config.data.name == "phantom"
 
 
 def _metrics(network):
