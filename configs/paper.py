@@ -80,7 +80,7 @@ def get_config(size="full"):
   config.grid = dict(
     pathway=("L", "H", "HReg"),
     loss=("MSE", "KLD"),
-    view=("strong", "weak"),  # What the teacher sees; weak is _WAug.
+    view=("strong", "weak"),  # The teacher's; or "cached".
     pair=(("encoder4", "encoder5"),),  # Student's and teacher's tap.
     alpha=(0.5,),
     temperature=(1.0,),
@@ -93,6 +93,7 @@ def get_config(size="full"):
     lowering="auto",
     blocks_at_once=1,
     checkpoint_minutes=5.0,
+    checkpoint_epochs=0,
   )
   config.report = dict(equivalence_margin=2.0)  # Dice points.
   config.published = True  # Set the paper's numbers beside ours.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kdjax.engine import checkpoint
+from kdjax.engine import interruption
 from kdjax.engine import loop
 from kdjax.engine import parallel
 from kdjax.engine import stages
@@ -141,6 +142,31 @@ def test_two_blocks_at_once_change_nothing(grid, on_devices, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_cached_teacher_is_the_teacher_where_nothing_moves(
+  on_devices, tmp_path
+):
+  """Two blocks at once, whose cases stand in different rows of their caches."""
+  config = conftest.make_config("float64")
+  config.folds = (0, 1)
+  config.engine.blocks_at_once = 2
+  config.student_training.max_epochs = 1
+  config.views.update(crop=0.0, shift=0.0, scale=0.0, rotation=0.0)
+  config.grid.view = ("weak", "cached")
+  with jax.enable_x64(True):
+    trained = students(
+      conftest.make_study(
+        config,
+        ("L_KLD_WAug", "L_KLD_Cached", "HReg_KLD_WAug", "HReg_KLD_Cached"),
+        tmp_path,
+      )
+    )
+  for (name, block), state in trained.items():
+    if name.endswith("_Cached"):
+      weak = trained[name.replace("_Cached", "_WAug"), block]
+      jax.tree.map(assert_close, state, weak)
+
+
+@pytest.mark.slow
 def test_every_axis_matters_and_every_stage_compiles_once(
   on_devices, tmp_path, monkeypatch
 ):
@@ -190,15 +216,16 @@ def test_every_axis_matters_and_every_stage_compiles_once(
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_an_undisturbed_one(
+def test_a_run_stopped_in_a_save_and_in_a_step_equals_an_undisturbed_one(
   on_devices, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(stopwatch.Stopwatch, "stop", lambda self: 12.0)
   config = conftest.make_config()
-  config.engine.checkpoint_minutes = 0.0  # After every epoch.
+  config.engine.checkpoint_epochs = 1
   config.student_training.update(max_epochs=4, patience=1)  # Some stop early.
   study = conftest.make_study(config, SOME, tmp_path / "whole")
   whole = students(study)
+  again = conftest.make_study(config, SOME, tmp_path / "resumed")
 
   class Killed(Exception):
     pass
@@ -207,15 +234,27 @@ def test_a_resumed_run_equals_an_undisturbed_one(
 
   def killed_after_two_epochs(self, progress):
     save(self, progress)
-    students_stage = bool(progress.states["params"]["regressors"])
-    if students_stage and progress.epoch == 2:
+    if progress.states["params"]["regressors"] and len(progress.history) > 4:
       raise Killed
 
-  monkeypatch.setattr(checkpoint.Checkpoint, "save", killed_after_two_epochs)
-  with pytest.raises(Killed):
-    students(conftest.make_study(config, SOME, tmp_path / "resumed"))
-  monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
-  again = conftest.make_study(config, SOME, tmp_path / "resumed")
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoint, "save", killed_after_two_epochs)
+    with pytest.raises(Killed):
+      students(again)
+
+  saved = []
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      checkpoint.Checkpoint, "save", lambda *a: (saved.append(a[1]), save(*a))
+    )
+    # A signal is there when the first step asks.
+    patch.setattr(interruption, "hold", lambda: True)
+    patch.setattr(
+      interruption, "release", lambda: (_ for _ in ()).throw(Killed)
+    )
+    with pytest.raises(Killed):
+      students(again)
+  assert [x.step for x in saved] == [5]  # Two steps an epoch.
   resumed = students(again)
   for trial, state in whole.items():
     jax.tree.map(np.testing.assert_array_equal, state, resumed[trial])
@@ -223,10 +262,12 @@ def test_a_resumed_run_equals_an_undisturbed_one(
   assert read("whole") == read("resumed")
 
   seconds = loop.device_seconds(study, stages.student_stage(study))
-  assert seconds == loop.device_seconds(again, stages.student_stage(again))
+  stopped = loop.device_seconds(again, stages.student_stage(again))
   epochs = [row["epoch"] for row in csv.DictReader(io.StringIO(read("whole")))]
   assert set(seconds) == set(whole)
   assert sum(seconds.values()) == pytest.approx(12.0 * int(epochs[-1]))
+  # The epoch in which it was stopped was timed twice, each a part of it.
+  assert sum(stopped.values()) == pytest.approx(12.0 * (int(epochs[-1]) + 1))
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ class Dataset:
   notes: tuple[str, ...]  # What a reader of the results should know.
   # Of the cases where it is known: mm per pixel on disk, down and across.
   spacings: dict = dataclasses.field(default_factory=dict)
+  digests: tuple[str, ...] = ()  # Of each case, what the fingerprint is of all.
 
 
 def load(data):
@@ -86,6 +87,7 @@ def load(data):
     full_masks=column("full_mask"),
     notes=tuple((builder.info.metadata or {}).get("notes", ())),
     spacings=spacings,
+    digests=tuple(digest.hex() for digest in column("digest")),
   )
 
 

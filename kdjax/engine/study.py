@@ -19,6 +19,7 @@ from kdjax.distill import sense
 from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import convolution
+from kdjax.engine import parallel
 from kdjax.errors import UserError
 from kdjax.models import pretrained
 
@@ -161,25 +162,48 @@ def claim_data(study):
   """Writes `data.json`, or compares the data set with the one there.
 
   Raises:
-    UserError: the workdir was begun with other data.
+    UserError: the workdir was begun with other data; names the cases.
   """
   path = study.workdir / "data.json"
+  dataset = study.dataset
   record = {
-    "name": study.dataset.name,
-    "version": study.dataset.version,
-    "fingerprint": study.dataset.fingerprint,
-    "folds": [splits.fold_record(study.dataset, fold) for fold in study.folds],
+    "name": dataset.name,
+    "version": dataset.version,
+    "fingerprint": dataset.fingerprint,
+    "folds": [splits.fold_record(dataset, fold) for fold in study.folds],
+    "cases": dict(zip(dataset.cases, dataset.digests, strict=False)),
   }
   if not path.exists():
     files.write_text(path, json.dumps(record, indent=2) + "\n")
     return
-  old = json.loads(path.read_text())
-  if old != record:
-    differing = [name for name in record if old.get(name) != record[name]]
-    raise UserError(
-      f"{path}: the data set changed since this workdir was begun "
-      f"({', '.join(differing)}): restore it, or choose another --workdir."
-    )
+  old = files.read_json(path)
+  if old == record:
+    return
+  differing = [
+    _changes(old.get(name), record[name]) if name == "cases" else name
+    for name in record
+    if old.get(name) != record[name]
+  ]
+  raise UserError(
+    f"{path}: the data set changed since this workdir was begun "
+    f"({', '.join(differing)}): restore it, or choose another --workdir."
+  )
+
+
+def _changes(old, new):
+  """Which cases differ, in words."""
+  old = old if isinstance(old, dict) else {}
+  groups = {
+    "new": [x for x in new if x not in old],
+    "gone": [x for x in old if x not in new],
+    "altered": [x for x in new if x in old and old[x] != new[x]],
+  }
+  return "; ".join(
+    f"{len(cases)} {what}: {', '.join(cases[:5])}"
+    + (", ..." if len(cases) > 5 else "")
+    for what, cases in groups.items()
+    if cases
+  )
 
 
 def make_model(spec, engine, role, batch_axis=None):
@@ -270,6 +294,34 @@ def _check_models(study):
           f"{', '.join(taps.levels(variables))}."
         ) from error
   _check_objectives(study)
+  _check_cache(study)
+
+
+def _check_cache(study):
+  """Refuses a cache of the teacher's maps that no device could hold."""
+  if "cached" not in trials.views(study.arms):
+    return
+  model = study.make_model("teacher")
+  side = study.config.data.image_size
+  features = _features(
+    model,
+    study.blank("teacher"),
+    trials.taps(trials.objectives(study.arms), 1),
+  )
+  an_image = 4 * side**2 * model.num_classes + sum(
+    x.size * x.dtype.itemsize for x in features.values()
+  )
+  images = max(len(fold.train) for fold in study.folds)
+  blocks = min(study.config.engine.blocks_at_once, len(study.blocks))
+  held = an_image * images * blocks
+  there = parallel.memory(jax.local_devices()[0])
+  if there and held > there:
+    raise UserError(
+      f"grid.view=cached would hold {held:,} bytes of the teacher's maps "
+      f"({images} images, {blocks} block(s) at once) on a device of {there:,}: "
+      "tap coarser levels in grid.pair, lower engine.blocks_at_once, or "
+      "choose strong or weak."
+    )
 
 
 def _check_objectives(study):
