@@ -1,6 +1,5 @@
 """Exported networks say what the trained ones say, with and without JAX."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -53,10 +52,10 @@ def make_workdir(folder, image_size=16, **teacher):
     ("student", [arm.name for arm in study.arms]),
   ):
     model = trained.make_model(config, role)
-    draw = jax.jit(functools.partial(model.init, images=study.blank(role)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), study.blank(role))
     for block in study.blocks:
       states = [
-        spread(draw(jax.random.fold_in(block.key, i))) for i in range(len(arms))
+        draw_weights(shapes, (block.fold, arm)) for arm in range(len(arms))
       ]
       states = jax.tree.map(lambda *x: np.stack(x), *states)
       saved = checkpoint.Checkpoint(
@@ -72,17 +71,20 @@ def make_workdir(folder, image_size=16, **teacher):
   return study
 
 
-def spread(variables):
-  """Statistics that a BatchNorm of a trained network may have."""
-  rng = np.random.default_rng(0)
-  return jax.tree.map_with_path(
-    lambda path, x: (
-      np.asarray(x) * rng.uniform(0.5, 2, x.shape).astype(np.float32)
-      if path[-1].key in ("scale", "var")
-      else np.asarray(x) + rng.normal(0, 0.1, x.shape).astype(np.float32)
-    ),
-    variables,
-  )
+def draw_weights(shapes, seed):
+  """Weights and statistics such as a trained network may have."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    name = path[-1].key
+    if name in ("scale", "var"):
+      return rng.uniform(0.5, 2, leaf.shape).astype(np.float32)
+    spread = 0.1
+    if name == "kernel":
+      spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+    return rng.normal(0, spread, leaf.shape).astype(np.float32)
+
+  return jax.tree.map_with_path(draw, shapes)
 
 
 @pytest.fixture(scope="module")
