@@ -8,6 +8,7 @@ where there are fewer trials than devices they split the batch instead.
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kdjax.errors import UserError
@@ -89,18 +90,18 @@ class Layout:
 
   def replicate(self, tree):
     """Puts a copy of `tree` on every device."""
-    return jax.device_put(
-      tree, jax.NamedSharding(self._mesh, jax.sharding.PartitionSpec())
-    )
-
-  @property
-  def _mesh(self):
-    return jax.sharding.Mesh(np.array(self.devices), (AXIS,))
+    return self._put(tree, jax.sharding.PartitionSpec())
 
   def _place(self, tree):
+    return self._put(tree, jax.sharding.PartitionSpec(AXIS))
+
+  def _put(self, tree, spec):
+    # Devices of a topology are not there: one can compile for them, no more.
+    if self.devices[0].local_hardware_id is None:
+      return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree))
     # A state that is placed before the first call does not trace twice.
-    sharding = jax.NamedSharding(self._mesh, jax.sharding.PartitionSpec(AXIS))
-    return jax.device_put(tree, sharding)
+    mesh = jax.sharding.Mesh(np.array(self.devices), (AXIS,))
+    return jax.device_put(tree, jax.NamedSharding(mesh, spec))
 
 
 def make_layout(arms, blocks, batch_size, *, blocks_at_once=1, devices=None):

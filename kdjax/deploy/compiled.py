@@ -1,0 +1,196 @@
+"""A stage's programs, compiled for devices that need not be there.
+
+They are the programs of `stages.Programs`, lowered from shapes alone; the
+compiler tells their arithmetic, traffic and memory, for one device.
+"""
+
+import dataclasses
+import re
+import time
+
+import jax
+import numpy as np
+
+from kdjax.deploy import topology
+from kdjax.engine import stages
+from kdjax.engine import steps
+
+
+class DoesNotFit(Exception):
+  """A program wants more memory than a device has.
+
+  Attributes:
+    program: its name.
+    needed: bytes that it wants, None where the compiler did not say.
+  """
+
+  def __init__(self, program, needed):
+    super().__init__(program, needed)
+    self.program = program
+    self.needed = needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What one call of a program costs a device; of an epoch, one step.
+
+  Attributes:
+    flops: operations.
+    traffic: bytes read and written, as the compiler counts them; what stays in
+      the chip's own memory is counted too.
+    held: bytes of the arguments.
+    working: bytes of temporaries, of results that take no argument's place and
+      of the program itself.
+    seconds: that compiling took.
+    text: optimised HLO.
+  """
+
+  flops: float
+  traffic: float
+  held: int
+  working: int
+  seconds: float
+  text: str = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCost:
+  """A stage on the devices: how it is laid out and what its programs cost.
+
+  Attributes:
+    programs: `stages.Programs`.
+    waves: rounds of blocks until all have trained.
+    costs: `Cost` by name of the program.
+    calls: how often an epoch runs each; of the training, its steps.
+  """
+
+  programs: stages.Programs
+  waves: int
+  costs: dict
+  calls: dict
+
+  @property
+  def memory(self):
+    """Bytes a device needs: what training holds stays during evaluation."""
+    held = self.costs["train_epoch"].held
+    return held + max(cost.working for cost in self.costs.values())
+
+
+def compile_stage(study, stage, devices):
+  """Compiles what `loop.run_stage` would run, and asks what it costs.
+
+  Args:
+    study: `Study`.
+    stage: `stages.Stage`.
+    devices: to compile for.
+
+  Raises:
+    DoesNotFit: a program wants more memory than a device has.
+  """
+  programs = stages.Programs(study, stage, len(study.blocks), devices)
+  costs = {
+    name: _compile(f"{stage.name}'s {name}", getattr(programs, name), shapes)
+    for name, shapes in arguments(programs).items()
+  }
+  steps_per_epoch = programs.steps_per_epoch
+  costs["train_epoch"] = _per_step(costs["train_epoch"], steps_per_epoch)
+  wave = list(study.blocks[: programs.layout.wave])
+  return StageCost(
+    programs=programs,
+    waves=-(-len(study.blocks) // programs.layout.wave),
+    costs=costs,
+    calls={
+      "train_epoch": steps_per_epoch,
+      "evaluate": sum(1 for _ in programs.chunks(wave, "val")),
+      "finish_epoch": 1,
+    },
+  )
+
+
+def arguments(programs):
+  """The shapes that `loop` gives to each program of an epoch, by its name."""
+  study, stage, layout = programs.study, programs.stage, programs.layout
+  wave = list(study.blocks[: layout.wave])
+  devices, blocks = layout.block_ids.shape
+  arms = layout.arm_ids.shape[1]
+
+  def spread(tree, *lead):
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((devices, *lead, *x.shape), x.dtype), tree
+    )
+
+  key = study.blocks[0].key
+  states = spread(jax.eval_shape(programs.init, key, {}), blocks, arms)
+  shared = {
+    "key": spread(jax.eval_shape(lambda: key), blocks),
+    "teacher": spread(_teacher(study), blocks) if stage.teacher else {},
+  }
+  losses = spread(states.best_loss.update(shape=()), blocks, arms)
+  epochs = spread(jax.ShapeDtypeStruct((), np.int32), blocks)
+  return {
+    "train_epoch": (
+      states,
+      programs.trials,
+      shared,
+      programs.data,
+      programs.batches(programs.pad(wave), dict.fromkeys(wave, 0)),
+    ),
+    "evaluate": (
+      states.params["student"],
+      states.batch_stats,
+      programs.data,
+      next(iter(programs.chunks(wave, "val"))),
+    ),
+    "finish_epoch": (states, epochs, losses),
+  }
+
+
+def _teacher(study):
+  """Shapes of what the teacher stage leaves to the student stage."""
+  state = jax.eval_shape(
+    lambda key: steps.init_state(
+      key,
+      {},
+      images=study.blank("teacher"),
+      student=study.make_model("teacher"),
+      regressors={},
+    ),
+    study.blocks[0].key,
+  )
+  return {"params": state.best_params, "batch_stats": state.best_batch_stats}
+
+
+def _compile(name, program, shapes):
+  begun = time.perf_counter()
+  try:
+    compiled = program.lower(*shapes).compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    needed, _ = topology.overflow(error)
+    raise DoesNotFit(name, needed) from error
+  seconds = time.perf_counter() - begun
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  return Cost(
+    flops=cost["flops"],
+    traffic=cost["bytes accessed"],
+    held=memory.argument_size_in_bytes,
+    working=memory.temp_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.generated_code_size_in_bytes,
+    seconds=seconds,
+    text=compiled.as_text(),
+  )
+
+
+def _per_step(cost, steps_per_epoch):
+  # The compiler counts the body of a loop once, and a loop it has written out
+  # as often as it runs.
+  if re.search(r"= \(.*\) while\(.*shard_map/while\"", cost.text):
+    return cost
+  return dataclasses.replace(
+    cost,
+    flops=cost.flops / steps_per_epoch,
+    traffic=cost.traffic / steps_per_epoch,
+  )
