@@ -1,4 +1,4 @@
-"""A plan compiles what `train` runs, and finds the largest setting that fits."""
+"""A plan compiles what `train` runs, and finds the largest that fits."""
 
 import importlib.util
 import json
@@ -67,13 +67,9 @@ def test_what_the_compiler_wanted_is_read_from_its_error():
   assert topology.overflow("RESOURCE_EXHAUSTED: no") == (None, None)
 
 
-def blank_study(config, settings=()):
-  dataset, _ = plan.stand_in(config)
-  return plan.make_study(config, dict(settings), dataset)
-
-
 def test_a_plan_takes_the_lowering_that_a_tpu_would_choose():
-  study = blank_study(paper.get_config("tiny").lock())
+  config = paper.get_config("tiny").lock()
+  study = plan.make_study(config, plan.stand_in(config)[0])
   chosen = convolution.choose(study.config.engine.lowering)
   assert chosen is convolution.choose("auto", "tpu")
 

@@ -94,8 +94,8 @@ def table(plan):
     "Costs are one chip's, counted by the compiler; at the roofline either its",
     "arithmetic or its HBM never waits, so real steps take longer, and what",
     "chips send each other, compiling, checkpoints and the host come on top.",
-    f"Rates are Google's ({topology.SOURCE}), of bfloat16: float32 convolutions",
-    "are multiplied in it too, JAX's default on TPUs.",
+    f"Rates are Google's ({topology.SOURCE}), of bfloat16, in which",
+    "float32 convolutions are multiplied too: JAX's default on TPUs.",
     *plan.assumed,
   ]
   return "\n".join(lines)

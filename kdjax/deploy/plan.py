@@ -51,9 +51,10 @@ def make_plan(config, where):
     UserError: the config is wrong, or nothing fits.
   """
   dataset, assumed = stand_in(config)
+  whole = make_study(config, dataset)
   refused = []
   for settings in candidates(config):
-    study = make_study(config, settings, dataset)
+    study = dataclasses.replace(whole, config=_changed(whole.config, settings))
     try:
       costs = {
         stage.name: compiled.compile_stage(study, stage, where.devices)
@@ -84,18 +85,23 @@ def candidates(config):
 _BLOCKS = "engine.blocks_at_once"
 
 
-def make_study(config, settings, dataset):
-  """The study that `train` would run on a TPU with `settings` in its config."""
+def make_study(config, dataset):
+  """The study that `train` would run on a TPU, without weights to start from."""
+  # What "auto" is on a TPU; asked here, it would be what suits this machine.
+  auto = config.engine.lowering == "auto"
+  settings = {"engine.lowering": "plain"} if auto else {}
+  for role in ("teacher", "student"):
+    # They change no shape, and their file may be elsewhere.
+    if "weights" in config[role]:
+      settings[f"{role}.weights"] = ""
+  return studies.make_study(_changed(config, settings), pathlib.Path(), dataset)
+
+
+def _changed(config, settings):
   config = config.copy_and_resolve_references()
   with config.unlocked():
-    if config.engine.lowering == "auto":
-      config.engine.lowering = "plain"  # What "auto" is on a TPU.
-    for role in ("teacher", "student"):
-      # Weights change no shape, and their file may be elsewhere.
-      if "weights" in config[role]:
-        config[role].weights = ""
     config.update_from_flattened_dict(settings)
-  return studies.make_study(config.lock(), pathlib.Path(), dataset)
+  return config.lock()
 
 
 def stand_in(config):
