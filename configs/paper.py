@@ -93,6 +93,7 @@ def get_config(size="full"):
     lowering="auto",
     blocks_at_once=1,
     checkpoint_minutes=5.0,
+    checkpoint_epochs=0,
   )
   config.report = dict(equivalence_margin=2.0)  # Dice points.
   config.published = True  # Set the paper's numbers beside ours.

@@ -5,9 +5,11 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import sys
 
 from kdjax import __version__
+from kdjax.errors import Interrupted
 from kdjax.errors import UserError
 
 _EPILOG = """\
@@ -21,29 +23,43 @@ def main(argv=None):
   arguments = sys.argv[1:] if argv is None else list(argv)
   parser = _parser()
   options, rest = parser.parse_known_args(arguments)
+  options.command_line = shlex.join(["kdjax", *arguments])
   try:
     options.overrides = _overrides(parser, options, rest)
     options.run(options)
-  except (UserError, OSError) as error:
+  except UserError as error:
     return _fail(options, error)
+  except OSError as error:
+    return _fail(options, error, _of_system(error))
+  except Interrupted as stopped:
+    print(f"kdjax: {stopped}", file=sys.stderr)
+    return 128 + stopped.number
   except KeyboardInterrupt:
-    print(
-      "kdjax: interrupted; the same command goes on from the last checkpoint.",
-      file=sys.stderr,
-    )
+    print("kdjax: interrupted.", file=sys.stderr)
     return 130
   except Exception as error:  # A mistake of ours, still no page of traceback.
-    if not options.verbose:
-      error = f"{type(error).__name__}: {error} (--verbose shows where)"
-    return _fail(options, error)
+    return _fail(
+      options,
+      error,
+      f"{type(error).__name__}: {error} (--verbose shows where)",
+    )
   return 0
 
 
-def _fail(options, error):
+def _fail(options, error, line=""):
   if options.verbose:
     raise error
-  print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
+  print(f"kdjax: {' '.join((line or str(error)).split())}", file=sys.stderr)
   return 1
+
+
+def _of_system(error):
+  """What a full disk, a read-only folder and the like say, and the way out."""
+  where = f"{error.filename}: " if error.filename else ""
+  return (
+    f"{where}{error.strerror or error}. Files on disk are whole: put this "
+    "right and run the same command again."
+  )
 
 
 def _parser():
@@ -156,9 +172,18 @@ def _overrides(parser, options, rest):
 
 
 def _train(options):
+  from kdjax.engine import interruption
+
+  with interruption.heed(options.command_line):
+    table = _table_of_training(options)
+  print(table)
+
+
+def _table_of_training(options):
   import jax
 
   from kdjax import configs
+  from kdjax import files
   from kdjax.engine import loop
   from kdjax.engine import study as studies
   from kdjax.evaluate import cases
@@ -169,13 +194,14 @@ def _train(options):
   config = configs.load(options.config, options.overrides)
   _keep_compilations(config)
   study = studies.make_study(config, options.workdir)
-  configs.claim(config, options.workdir)
-  studies.claim_data(study)
-  environment.write(options.workdir, jax.devices())
-  teachers, students = loop.train(study)
-  cases.write(study, teachers, students)
-  efficiency.write(study)
-  print(build.write(options.workdir, *_asked(options.workdir)))
+  with files.lock(options.workdir):
+    configs.claim(config, options.workdir)
+    studies.claim_data(study)
+    environment.write(options.workdir, jax.devices())
+    teachers, students = loop.train(study)
+    cases.write(study, teachers, students)
+    efficiency.write(study)
+    return build.write(options.workdir, *_asked(options.workdir))
 
 
 def _keep_compilations(config):

@@ -73,6 +73,7 @@ FIELDS = {
     "lowering": "of convolutions: auto, unrolled or plain",
     "blocks_at_once": "blocks that train together on one device",
     "checkpoint_minutes": "between two checkpoints of a stage",
+    "checkpoint_epochs": "the same in epochs; 0 goes by minutes alone",
   },
   "report": {
     "equivalence_margin": "Dice points within which two models are equals",
@@ -81,8 +82,17 @@ FIELDS = {
 }
 
 
-# What only a report reads: it may change without training anew.
-REPORTED = ("report", "published")
+# Groups and fields that leave training's results alone, so that a workdir may
+# go on with others. Where the data are is free: what they are is checked apart.
+FREE = (
+  "report",
+  "published",
+  "data.dir",
+  "data.cache_dir",
+  "engine.blocks_at_once",
+  "engine.checkpoint_minutes",
+  "engine.checkpoint_epochs",
+)
 
 
 def load(source, overrides=()):
@@ -185,7 +195,7 @@ def _value(old, text):
 def claim(config, workdir):
   """Writes `config.json` into `workdir`, or compares it with the one there.
 
-  What only a report reads (`REPORTED`) may differ, and is written anew.
+  What leaves training's results alone (`FREE`) may differ, and is written anew.
 
   Raises:
     UserError: the workdir belongs to another config; names the fields.
@@ -195,12 +205,14 @@ def claim(config, workdir):
   if not path.exists():
     files.write_text(path, text)
     return
-  old, new = _parse(path), json.loads(text)
+  old, new = files.read_json(path), json.loads(text)
   if old == new:
     return
-  trained = lambda tree: _flatten(
-    {name: tree[name] for name in tree if name not in REPORTED}
-  )
+  trained = lambda tree: {
+    name: value
+    for name, value in _flatten(tree).items()
+    if not any(f"{name}.".startswith(f"{free}.") for free in FREE)
+  }
   old, new = trained(old), trained(new)
   if differing := [x for x in {**old, **new} if old.get(x) != new.get(x)]:
     changes = ", ".join(
@@ -223,18 +235,7 @@ def read(workdir):
   path = pathlib.Path(workdir) / "config.json"
   if not path.is_file():
     raise UserError(f"{workdir} has no config.json: train there first.")
-  return ml_collections.ConfigDict(_tuples(_parse(path))).lock()
-
-
-def _parse(path):
-  try:
-    tree = json.loads(path.read_text())
-    _flatten(tree)
-  except (ValueError, AttributeError) as error:
-    raise UserError(
-      f"{path} is damaged: restore it, or choose a fresh --workdir."
-    ) from error
-  return tree
+  return ml_collections.ConfigDict(_tuples(files.read_json(path))).lock()
 
 
 def _tuples(tree):

@@ -1,8 +1,17 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, in a folder with one writer."""
 
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import re
+import socket
 import uuid
 
 from etils import epath
+
+from kdjax.errors import UserError
 
 
 def write_text(path, text):
@@ -26,6 +35,59 @@ def write_bytes(path, content):
   try:
     beside.write_bytes(content)
     beside.replace(path)
-  except BaseException:  # An interrupt must not leave half a file either.
+  except BaseException as error:  # An interrupt must leave no half file either.
     beside.unlink(missing_ok=True)
+    if isinstance(error, OSError):  # A full disk does not say whose file it is.
+      raise OSError(error.errno, error.strerror, str(path)) from error
     raise
+
+
+def read_json(path):
+  """The object in a JSON file of a workdir, a dict.
+
+  Raises:
+    UserError: it is not whole.
+  """
+  try:
+    tree = json.loads(path.read_text())
+    if isinstance(tree, dict):
+      return tree
+  except (ValueError, RecursionError):
+    pass
+  raise UserError(
+    f"{path} is damaged: restore it, or choose a fresh --workdir."
+  )
+
+
+@contextlib.contextmanager
+def lock(folder):
+  """Keeps other processes from writing in `folder` while its body runs.
+
+  The system ends the lock with the process, however that dies. What a killed
+  process left of half-written files is removed. A bucket is not locked.
+
+  Raises:
+    UserError: a living process has it.
+    OSError: `folder` cannot be made or written.
+  """
+  if "://" in str(folder):
+    yield
+    return
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / ".lock").open("a+") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      raise UserError(
+        f"{folder} is in use by {file.read().strip() or 'another process'}: "
+        "wait for its end, stop it, or choose another --workdir."
+      ) from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    for path in folder.rglob(".*"):
+      if re.fullmatch(r"\..+\.[0-9a-f]{32}", path.name) and path.is_file():
+        path.unlink()
+    yield

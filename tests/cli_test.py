@@ -40,6 +40,10 @@ def test_every_config_trains_in_its_tiny_size(name, cache, tmp_path, capsys):
   assert set(models) >= set(TRIALS) or name not in ("paper", "quickstart")
   for path in ("config.json", "data.json", "history.csv", "report/table.tex"):
     assert (tmp_path / "run" / path).stat().st_size > 0
+  with (tmp_path / "run/efficiency.csv").open() as f:
+    seconds = {x["model"]: x["device_seconds"] for x in csv.DictReader(f)}
+  assert set(seconds) >= set(models)
+  assert all(float(x) > 0 for x in seconds.values())
 
   # Again: nothing is trained, the same comes out; and without JAX's caches.
   before = (tmp_path / "run/per_case.csv").read_bytes()

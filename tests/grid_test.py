@@ -2,16 +2,19 @@
 
 import csv
 import dataclasses
+import io
 
 import jax
 import numpy as np
 import pytest
 
 from kdjax.engine import checkpoint
+from kdjax.engine import interruption
 from kdjax.engine import loop
 from kdjax.engine import parallel
 from kdjax.engine import stages
 from kdjax.engine import steps
+from kdjax.engine import stopwatch
 from kdjax.engine import study as studies
 from tests import conftest
 
@@ -188,13 +191,16 @@ def test_every_axis_matters_and_every_stage_compiles_once(
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_an_undisturbed_one(
+def test_a_run_stopped_in_a_save_and_in_a_step_equals_an_undisturbed_one(
   on_devices, tmp_path, monkeypatch
 ):
+  monkeypatch.setattr(stopwatch.Stopwatch, "stop", lambda self: 12.0)
   config = conftest.make_config()
-  config.engine.checkpoint_minutes = 0.0  # After every epoch.
+  config.engine.checkpoint_epochs = 1
   config.student_training.update(max_epochs=4, patience=1)  # Some stop early.
-  whole = students(conftest.make_study(config, SOME, tmp_path / "whole"))
+  study = conftest.make_study(config, SOME, tmp_path / "whole")
+  whole = students(study)
+  again = conftest.make_study(config, SOME, tmp_path / "resumed")
 
   class Killed(Exception):
     pass
@@ -203,19 +209,40 @@ def test_a_resumed_run_equals_an_undisturbed_one(
 
   def killed_after_two_epochs(self, progress):
     save(self, progress)
-    students_stage = bool(progress.states["params"]["regressors"])
-    if students_stage and progress.epoch == 2:
+    if progress.states["params"]["regressors"] and len(progress.history) > 4:
       raise Killed
 
-  monkeypatch.setattr(checkpoint.Checkpoint, "save", killed_after_two_epochs)
-  with pytest.raises(Killed):
-    students(conftest.make_study(config, SOME, tmp_path / "resumed"))
-  monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
-  resumed = students(conftest.make_study(config, SOME, tmp_path / "resumed"))
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoint, "save", killed_after_two_epochs)
+    with pytest.raises(Killed):
+      students(again)
+
+  saved = []
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      checkpoint.Checkpoint, "save", lambda *a: (saved.append(a[1]), save(*a))
+    )
+    # A signal is there when the first step asks.
+    patch.setattr(interruption, "hold", lambda: True)
+    patch.setattr(
+      interruption, "release", lambda: (_ for _ in ()).throw(Killed)
+    )
+    with pytest.raises(Killed):
+      students(again)
+  assert [x.step for x in saved] == [5]  # Two steps an epoch.
+  resumed = students(again)
   for trial, state in whole.items():
     jax.tree.map(np.testing.assert_array_equal, state, resumed[trial])
   read = lambda name: (tmp_path / name / "history.csv").read_text()
   assert read("whole") == read("resumed")
+
+  seconds = loop.device_seconds(study, stages.student_stage(study))
+  stopped = loop.device_seconds(again, stages.student_stage(again))
+  epochs = [row["epoch"] for row in csv.DictReader(io.StringIO(read("whole")))]
+  assert set(seconds) == set(whole)
+  assert sum(seconds.values()) == pytest.approx(12.0 * int(epochs[-1]))
+  # The epoch in which it was stopped was timed twice, each a part of it.
+  assert sum(stopped.values()) == pytest.approx(12.0 * (int(epochs[-1]) + 1))
 
 
 @pytest.mark.slow

@@ -82,6 +82,21 @@ def test_numbers_equal_the_formulas(tmp_path):
     assert float(found[column]) == pytest.approx(value), column
 
 
+def test_times_are_shown_but_are_no_column_of_the_numbers(tmp_path):
+  names = "model,parameters,multiply_adds,latency_ms,file_bytes,device_seconds"
+  costs = ["Teacher,9000,2e6,31.5,36000,7654", "Student,90,2e4,1.5,360,"]
+  costs += ["L_MSE,90,2e4,1.5,360,"]
+  content = "\n".join([names, *costs]) + "\n"
+  (tmp_path / "efficiency.csv").write_text(content)
+  text = re.sub(" +", " ", write(tmp_path, STUDY))
+  assert "| 31.5 | 36.0 kB | 7,654 |" in text
+  assert text.count("| 360 B |") == 1  # L_MSE cost what its Student cost.
+  found = rows(tmp_path)["Teacher"]
+  assert found["file_bytes"] == "36000"
+  assert not {x for x in found if "latency" in x or "seconds" in x}
+  assert "7654" not in found.values()
+
+
 def test_rows_are_teacher_student_then_arms_of_the_grid(tmp_path):
   study = [*trial("Z", 0.5, 0.6), *trial("H_KLD", 0.5, 0.7), *STUDY]
   write(tmp_path, study)

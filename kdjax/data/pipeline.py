@@ -33,6 +33,7 @@ class Dataset:
   masks: np.ndarray  # uint8 [N, S, S], 1 in the lesion
   full_masks: tuple[np.ndarray, ...]  # bool [h, w] each, as on disk
   notes: tuple[str, ...]  # What a reader of the results should know.
+  digests: tuple[str, ...] = ()  # Of each case, what the fingerprint is of all.
 
 
 def load(data):
@@ -80,6 +81,7 @@ def load(data):
     masks=np.stack(column("mask")),
     full_masks=column("full_mask"),
     notes=tuple((builder.info.metadata or {}).get("notes", ())),
+    digests=tuple(digest.hex() for digest in column("digest")),
   )
 
 

@@ -4,10 +4,20 @@ Every block has a folder of its own and is saved without its layout over
 devices, so that any other layout can go on from it.
 """
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 import logging
+import shutil
+import sys
+import time
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
+
+from kdjax.errors import UserError
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -17,55 +27,192 @@ class Progress:
   """How far a block came in a stage.
 
   Attributes:
-    epoch: epochs done.
+    step: optimizer's steps done, of whole epochs and of one begun.
     states: its trials' states on the host, nested dicts with leaves
       `[G, ...]`; empty before the first checkpoint.
-    history: rows of history.csv.
+    history: rows of history.csv, and the device-seconds of each.
+    seconds: device-seconds of each trial in the epoch that is begun.
     finished: whether every trial has stopped.
   """
 
-  epoch: int = 0
+  step: int = 0
   states: dict = dataclasses.field(default_factory=dict)
   history: list = dataclasses.field(default_factory=list)
+  seconds: float = 0.0
   finished: bool = False
+
+  def digest(self):
+    """A sha256 in hex of all of it."""
+    total = hashlib.sha256()
+    said = [self.step, self.history, self.seconds, self.finished]
+    total.update(json.dumps(said).encode())
+    for path, leaf in jax.tree.leaves_with_path(self.states):
+      leaf = np.ascontiguousarray(leaf)
+      total.update(repr((jax.tree_util.keystr(path), leaf.dtype)).encode())
+      total.update(repr(leaf.shape).encode() + leaf.tobytes())
+    return total.hexdigest()
 
 
 class Checkpoint:
-  """The saved epochs of one block in one stage; the last two are kept."""
+  """The saved steps of one block in one stage; the last two are kept."""
 
   def __init__(self, folder):
-    self._manager = ocp.CheckpointManager(
-      folder.resolve(),
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=2, enable_async_checkpointing=False
-      ),
-    )
+    self._folder = folder.resolve()
+    with self._explained():
+      self._manager = ocp.CheckpointManager(
+        self._folder,
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=2, cleanup_tmp_directories=True
+        ),
+      )
 
   def save(self, progress):
-    """Saves `Progress`, whole or not at all."""
-    self._manager.save(
-      progress.epoch,
-      args=ocp.args.Composite(
-        states=ocp.args.StandardSave(progress.states),
-        progress=ocp.args.JsonSave(
-          {"history": progress.history, "finished": progress.finished}
+    """Saves `Progress`, whole or not at all, in the background.
+
+    Waits for the save before; does nothing where this step is saved.
+
+    Raises:
+      UserError: this or the save before cannot be written.
+    """
+    self.wait()
+    if progress.step == self._manager.latest_step():
+      return
+    record = {
+      "history": list(progress.history),  # Goes on growing meanwhile.
+      "seconds": progress.seconds,
+      "finished": progress.finished,
+      "digest": progress.digest(),
+    }
+    with self._explained():
+      self._manager.save(
+        progress.step,
+        args=ocp.args.Composite(
+          states=ocp.args.StandardSave(progress.states),
+          progress=ocp.args.JsonSave(record),
         ),
-      ),
-    )
+      )
+
+  def wait(self):
+    """Waits until what was saved is on disk.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with self._explained():
+      self._manager.wait_until_finished()
 
   def restore(self):
-    """The newest `Progress`; a blank one where nothing was saved."""
-    epoch = self._manager.latest_step()
-    if epoch is None:
-      return Progress()
+    """The newest good `Progress`; a blank one where there is none.
+
+    A damaged one is named on stderr and set aside.
+    """
+    steps = sorted(
+      (int(x.name) for x in self._folder.iterdir() if x.name.isdecimal()),
+      reverse=True,
+    )
+    for step in steps:
+      try:
+        return self._read(step)
+      except (PermissionError, MemoryError):
+        raise
+      except Exception as error:  # Damage raises whatever a reader stumbles on.
+        self._set_aside(step, error)
+    if steps:
+      _say(
+        f"{self._folder}: no checkpoint is good, so its training begins anew"
+      )
+    return Progress()
+
+  def _read(self, step):
     saved = self._manager.restore(
-      epoch,
+      step,
       args=ocp.args.Composite(
         states=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
       ),
     )
-    return Progress(epoch, saved["states"], **saved["progress"])
+    digest = saved["progress"].pop("digest")
+    progress = Progress(step, saved["states"], **saved["progress"])
+    if progress.digest() != digest:
+      raise ValueError("its digest is another")
+    return progress
+
+  def _set_aside(self, step, error):
+    aside = self._folder / f"damaged-{step}"
+    shutil.rmtree(aside, ignore_errors=True)  # From an earlier damage.
+    (self._folder / str(step)).rename(aside)
+    self._manager.reload()
+    why = f"{type(error).__name__}: {_first_line(error)}"
+    _say(
+      f"{self._folder / str(step)}: damaged ({why}), set aside as {aside.name}"
+    )
+
+  def history(self):
+    """The newest `Progress.history`, without reading the states."""
+    step = self._manager.latest_step()
+    if step is None:
+      return []
+    saved = self._manager.restore(
+      step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+    )
+    return saved["progress"]["history"]
 
   def close(self):
     """Waits for what is being written."""
-    self._manager.close()
+    with self._explained():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _explained(self):
+    """Makes one line of what Orbax raises when it cannot write."""
+    try:
+      yield
+    except Exception as error:
+      raise UserError(
+        f"{self._folder}: cannot be saved ({_first_line(error)}); what was "
+        "saved before is intact: make room, then run the same command again."
+      ) from error
+
+
+class Cadence:
+  """When to save, and what saving has cost."""
+
+  def __init__(self, engine):
+    self._engine = engine
+    self._epochs = 0
+    self._last = self._begun = time.monotonic()
+    self.saves = 0
+    self.seconds = 0.0
+
+  def due(self):
+    """Whether an epoch that ends now should be saved."""
+    self._epochs += 1
+    minutes = (time.monotonic() - self._last) / 60
+    by_epochs = self._engine.checkpoint_epochs
+    return minutes >= self._engine.checkpoint_minutes or (
+      by_epochs and self._epochs >= by_epochs
+    )
+
+  @contextlib.contextmanager
+  def saving(self):
+    """Times a save in its body, and counts anew from it."""
+    begun = time.monotonic()
+    yield
+    self._last = time.monotonic()
+    self._epochs = 0
+    self.saves += 1
+    self.seconds += self._last - begun
+
+  def __str__(self):
+    total = time.monotonic() - self._begun
+    return (
+      f"checkpoints: {self.saves} saves, {self.seconds:.2f} s of {total:.0f} s"
+    )
+
+
+def _first_line(error):
+  lines = str(error).strip().splitlines()
+  return lines[0][:200] if lines else type(error).__name__
+
+
+def _say(line):
+  print(f"kdjax: {line}.", file=sys.stderr)

@@ -3,11 +3,13 @@
 Teachers and students are trained by this one loop, as two stages.
 """
 
+import contextlib
 import csv
 import functools
 import io
+import itertools
+import math
 import sys
-import time
 
 from flax import serialization
 import jax
@@ -16,8 +18,10 @@ from tqdm import tqdm
 
 from kdjax import files
 from kdjax.engine import checkpoint
+from kdjax.engine import interruption
 from kdjax.engine import scalars
 from kdjax.engine import stages
+from kdjax.engine import stopwatch
 
 HISTORY = (
   "stage",
@@ -48,25 +52,31 @@ def train(study):
 
 
 def run_stage(study, stage, teachers=None):
-  """Trains all blocks of `stage`; returns the best states by block."""
-  saved = {
-    block: checkpoint.Checkpoint(
-      study.workdir / "checkpoints" / stage.name / block.name
-    )
-    for block in study.blocks
-  }
-  progress = {block: saved[block].restore() for block in study.blocks}
-  todo = [block for block in study.blocks if not progress[block].finished]
-  if todo:
-    programs = stages.Programs(study, stage, len(todo))
-    wave = programs.layout.wave
-    with _bar(programs, stage, len(todo)) as bar:
-      for first in range(0, len(todo), wave):
-        _train_wave(
-          programs, todo[first : first + wave], saved, progress, teachers, bar
-        )
-  for manager in saved.values():
-    manager.close()
+  """Trains all blocks of `stage`; returns the best states by block.
+
+  Raises:
+    Interrupted: a signal came; all that was trained is saved.
+    UserError: a checkpoint cannot be written.
+  """
+  with contextlib.ExitStack() as stack:
+    saved = {
+      block: stack.enter_context(
+        contextlib.closing(_checkpoint(study, stage, block))
+      )
+      for block in study.blocks
+    }
+    progress = {block: saved[block].restore() for block in study.blocks}
+    # The last run may have died between a checkpoint and its history.
+    write_history(study, stage, progress)
+    todo = [block for block in study.blocks if not progress[block].finished]
+    if todo:
+      programs = stages.Programs(study, stage, len(todo))
+      waves = _waves(programs, todo, progress)
+      cadence = checkpoint.Cadence(study.config.engine)
+      with _bar(programs, stage, waves) as bar:
+        for wave in waves:
+          _train_wave(programs, wave, saved, progress, teachers, cadence, bar)
+      print(f"{stage.name}: {cadence}.", file=sys.stderr)
   return {
     block: {
       "params": progress[block].states["best_params"],
@@ -76,67 +86,118 @@ def run_stage(study, stage, teachers=None):
   }
 
 
-def _train_wave(programs, wave, saved, progress, teachers, bar):
+def _waves(programs, todo, progress):
+  """`todo` in waves, each of blocks that are equally far in their epoch."""
+  place = lambda block: progress[block].step % programs.steps_per_epoch
+  size = programs.layout.wave
+  waves = []
+  for _, group in itertools.groupby(sorted(todo, key=place), place):
+    group = list(group)
+    waves += [group[i : i + size] for i in range(0, len(group), size)]
+  return waves
+
+
+def _train_wave(programs, wave, saved, progress, teachers, cadence, bar):
   """Trains the blocks of a wave together, and updates their `progress`."""
-  study, stage, layout = programs.study, programs.stage, programs.layout
   states = _start(programs, wave, progress)
   shared = _shared(programs, wave, teachers)
-  live = layout.gather(states.live)
-  last_save = time.monotonic()
+  live = programs.layout.gather(states.live)[: len(wave)]
   start = bar.n
   while live.any():
-    epochs = {block: progress[block].epoch for block in wave}
+    watch = stopwatch.Stopwatch()
+    states = _train_epoch(programs, wave, states, shared, progress)
+    whole = progress[wave[0]].step % programs.steps_per_epoch == 0
+    if whole:
+      states, measured = _finish_epoch(programs, wave, states, progress)
+    took = watch.stop() * len(programs.layout.devices) / live.sum()
+    for block in wave:
+      progress[block].seconds += float(took)
+    if whole:
+      _record(programs, wave, measured, live, progress)
+      live = measured["live"][: len(wave)]
+      bar.set_postfix_str(f"{wave[0].name}, {live.sum()} live", refresh=False)
+      bar.update()
+    stopping = interruption.hold()
+    if cadence.due() or stopping or not live.any():
+      with cadence.saving():
+        _save(programs, wave, states, live, saved, progress)
+    if stopping:
+      break
+  else:  # Trials that stopped early leave the bar's estimate too long.
+    bar.update(programs.stage.training.max_epochs - (bar.n - start))
+  for block in wave:
+    saved[block].wait()
+  interruption.release()
+
+
+def _train_epoch(programs, wave, states, shared, progress):
+  """Steps to the end of the epoch, or of the step in which a signal came."""
+  steps = {block: progress[block].step for block in wave}
+  for part in programs.layout.parts(programs.batches(wave, steps)):
     states = programs.train_epoch(
-      states,
-      programs.trials,
-      shared,
-      programs.data,
-      programs.batches(wave, epochs),
+      states, programs.trials, shared, programs.data, part
     )
-    results = _mean_over_chunks(
-      programs.evaluate(
-        states.params["student"], states.batch_stats, programs.data, chunk
-      )
-      for chunk in programs.chunks(wave, "val")
+    # JAX queues steps, and a signal must not wait for a queue of them.
+    jax.block_until_ready(states)
+    for block in wave:
+      progress[block].step += part["counts"].shape[1]
+    if interruption.hold():
+      break
+  return states
+
+
+def _finish_epoch(programs, wave, states, progress):
+  """Validates, keeps the best, stops trials; returns states and numbers."""
+  layout = programs.layout
+  results = _mean_over_chunks(
+    programs.evaluate(
+      states.params["student"], states.batch_stats, programs.data, chunk
     )
-    sums = jax.device_get(states.sums)  # Finishing the epoch empties them.
-    states = programs.finish_epoch(
-      states,
-      layout.spread_blocks(
-        np.array([epochs[b] + 1 for b in programs.pad(wave)], np.int32)
-      ),
-      results["loss"],
+    for chunk in programs.chunks(wave, "val")
+  )
+  sums = jax.device_get(states.sums)  # Finishing the epoch empties them.
+  epochs = [
+    progress[block].step // programs.steps_per_epoch
+    for block in programs.pad(wave)
+  ]
+  states = programs.finish_epoch(
+    states, layout.spread_blocks(np.array(epochs, np.int32)), results["loss"]
+  )
+  return states, layout.gather(
+    {
+      **{f"{k}_loss": v / programs.steps_per_epoch for k, v in sums.items()},
+      "val_loss": results["loss"],
+      "val_dice": results["dice"],
+      "live": states.live,
+      "diverged": states.diverged,
+    }
+  )
+
+
+def _record(programs, wave, measured, live_before, progress):
+  """Adds the rows of an epoch to the histories of a wave's blocks."""
+  for i, block in enumerate(wave):
+    of_block = jax.tree.map(lambda x, i=i: x[i], measured)
+    mine = progress[block]
+    epoch = mine.step // programs.steps_per_epoch
+    mine.history += _rows(
+      programs.stage, block, epoch, of_block, live_before[i], mine.seconds
     )
-    measured = layout.gather(
-      {
-        **{f"{k}_loss": v / programs.steps_per_epoch for k, v in sums.items()},
-        "val_loss": results["loss"],
-        "val_dice": results["dice"],
-        "live": states.live,
-        "diverged": states.diverged,
-      }
+    mine.seconds = 0.0
+
+
+def _save(programs, wave, states, live, saved, progress):
+  """Saves the blocks of a wave, but those that were finished before."""
+  gathered = programs.layout.gather(states)
+  for i, block in enumerate(wave):
+    if progress[block].finished:
+      continue
+    progress[block].finished = not live[i].any()
+    progress[block].states = serialization.to_state_dict(
+      jax.tree.map(lambda x, i=i: x[i], gathered)
     )
-    for i, block in enumerate(wave):
-      progress[block].epoch += 1
-      progress[block].history += _rows(
-        stage, block, progress[block].epoch, measured, i, live[i]
-      )
-    live = measured["live"][: len(wave)]
-    bar.set_postfix_str(f"{wave[0].name}, {live.sum()} live", refresh=False)
-    bar.update()
-    minutes = (time.monotonic() - last_save) / 60
-    if not live.any() or minutes >= study.config.engine.checkpoint_minutes:
-      gathered = layout.gather(states)
-      for i, block in enumerate(wave):
-        progress[block].finished = not live[i].any()
-        progress[block].states = serialization.to_state_dict(
-          jax.tree.map(lambda x, i=i: x[i], gathered)
-        )
-        saved[block].save(progress[block])
-      write_history(study, stage, progress)
-      last_save = time.monotonic()
-  # Trials that stopped early leave the bar's estimate too long.
-  bar.update(stage.training.max_epochs - (bar.n - start))
+    saved[block].save(progress[block])
+  write_history(programs.study, programs.stage, progress)
 
 
 def _start(programs, wave, progress):
@@ -185,17 +246,17 @@ def _mean_over_chunks(results):
   }
 
 
-def _rows(stage, block, epoch, measured, i, live_before):
+def _rows(stage, block, epoch, measured, live_before, seconds):
   """One row of history for every trial that trained in this epoch."""
   rows = []
   for g, arm in enumerate(stage.arms):
     if live_before[g]:
       numbers = {
-        name: float(measured[name][i, g])
+        name: float(measured[name][g])
         for name in HISTORY
         if name.endswith(("_loss", "_dice"))
       }
-      if measured["diverged"][i, g]:
+      if measured["diverged"][g]:
         numbers["train_loss"] = float(
           "nan"
         )  # How a reader knows it from a stop.
@@ -208,7 +269,8 @@ def _rows(stage, block, epoch, measured, i, live_before):
           "epoch": epoch,
           **numbers,
           "learning_rate": arm.learning_rate,
-          "live": int(measured["live"][i, g]),
+          "live": int(measured["live"][g]),
+          "device_seconds": seconds,
         }
       )
   return rows
@@ -217,23 +279,63 @@ def _rows(stage, block, epoch, measured, i, live_before):
 def write_history(study, stage, progress):
   """Writes history.csv anew: what other stages left, and this stage's rows."""
   path = study.workdir / "history.csv"
-  others = []
-  if path.exists():
-    with path.open(newline="") as f:
-      others = [x for x in csv.DictReader(f) if x["stage"] != stage.name]
-  text = io.StringIO()
-  writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(others)
   rows = [row for x in progress.values() for row in x.history]
-  writer.writerows(rows)
+  text = io.StringIO()
+  # No run repeats its times, so they stay in the checkpoints.
+  writer = csv.DictWriter(
+    text, HISTORY, lineterminator="\n", extrasaction="ignore"
+  )
+  writer.writeheader()
+  writer.writerows(
+    sorted(
+      [*_other_rows(path, stage), *rows], key=lambda x: x["stage"] != "teacher"
+    )
+  )
   files.write_text(path, text.getvalue())
   scalars.write(study.workdir / "tensorboard", rows)
 
 
-def _bar(programs, stage, blocks):
+def _other_rows(path, stage):
+  """The rows of other stages; none where the file is missing or damaged."""
+  try:
+    with path.open(newline="") as f:
+      rows = list(csv.DictReader(f))
+  except (FileNotFoundError, UnicodeError, csv.Error):
+    return []
+  whole = lambda row: (
+    None not in (*row, *row.values()) and set(row) == set(HISTORY)
+  )
+  return [x for x in rows if whole(x) and x["stage"] != stage.name]
+
+
+def device_seconds(study, stage):
+  """What training took, by trial: a dict from (arm's name, block) to seconds.
+
+  An epoch's wall time (steps and validation; not compiling, nor saving) times
+  the number of devices, shared equally by the trials that trained in it.
+  What a killed run did not save is not in it; a trial that was trained before
+  times were kept has NaN.
+  """
+  seconds = {}
+  for block in study.blocks:
+    saved = _checkpoint(study, stage, block)
+    for row in saved.history():
+      trial = row["arm"], block
+      took = row.get("device_seconds", math.nan)
+      seconds[trial] = seconds.get(trial, 0.0) + took
+    saved.close()
+  return seconds
+
+
+def _checkpoint(study, stage, block):
+  return checkpoint.Checkpoint(
+    study.workdir / "checkpoints" / stage.name / block.name
+  )
+
+
+def _bar(programs, stage, waves):
   """A bar over all epochs of a stage, of which early stopping may skip some."""
-  waves = -(-blocks // programs.layout.wave)
+  blocks = sum(map(len, waves))
   devices = programs.layout.devices
   print(
     f"{stage.name}: {len(stage.arms)} x {blocks} trials (arms x blocks), "
@@ -243,7 +345,7 @@ def _bar(programs, stage, blocks):
     file=sys.stderr,
   )
   return tqdm(
-    total=waves * stage.training.max_epochs,
+    total=len(waves) * stage.training.max_epochs,
     desc=stage.name,
     unit="epoch",
     file=sys.stderr,

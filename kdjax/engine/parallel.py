@@ -87,6 +87,18 @@ class Layout:
 
     return jax.tree.map(spread, tree)
 
+  def parts(self, batches):
+    """Cuts `[D, T, ...]` into what runs without returning to Python.
+
+    That is all of it where steps are scanned, else a step.
+    """
+    if self.scan:
+      return [batches]
+    return [
+      jax.tree.map(lambda x, t=t: x[:, t : t + 1], batches)
+      for t in range(batches["counts"].shape[1])
+    ]
+
   def replicate(self, tree):
     """Puts a copy of `tree` on every device."""
     return self._put(tree, jax.sharding.PartitionSpec())

@@ -193,16 +193,19 @@ class Programs:
     """A full wave: the last block again where blocks have run out."""
     return wave + [wave[-1]] * (self.layout.wave - len(wave))
 
-  def batches(self, wave, epochs):
-    """The batches of the epoch after `epochs`, by block, laid out."""
-    size, count = self.stage.training.batch_size, self.steps_per_epoch
+  def batches(self, wave, steps):
+    """The batches after `steps`, by block, to the end of the epoch, laid out.
+
+    The blocks of a wave are equally far in their epochs.
+    """
+    left = self.steps_per_epoch - steps[wave[0]] % self.steps_per_epoch
     streams = [
       stream(
         self.study.folds[block.fold].train,
         block,
-        epochs[block] * count,
-        count,
-        size,
+        steps[block],
+        left,
+        self.stage.training.batch_size,
       )
       for block in self.pad(wave)
     ]

@@ -167,25 +167,48 @@ def claim_data(study):
   """Writes `data.json`, or compares the data set with the one there.
 
   Raises:
-    UserError: the workdir was begun with other data.
+    UserError: the workdir was begun with other data; names the cases.
   """
   path = study.workdir / "data.json"
+  dataset = study.dataset
   record = {
-    "name": study.dataset.name,
-    "version": study.dataset.version,
-    "fingerprint": study.dataset.fingerprint,
-    "folds": [splits.fold_record(study.dataset, fold) for fold in study.folds],
+    "name": dataset.name,
+    "version": dataset.version,
+    "fingerprint": dataset.fingerprint,
+    "folds": [splits.fold_record(dataset, fold) for fold in study.folds],
+    "cases": dict(zip(dataset.cases, dataset.digests, strict=False)),
   }
   if not path.exists():
     files.write_text(path, json.dumps(record, indent=2) + "\n")
     return
-  old = json.loads(path.read_text())
-  if old != record:
-    differing = [name for name in record if old.get(name) != record[name]]
-    raise UserError(
-      f"{path}: the data set changed since this workdir was begun "
-      f"({', '.join(differing)}): restore it, or choose another --workdir."
-    )
+  old = files.read_json(path)
+  if old == record:
+    return
+  differing = [
+    _changes(old.get(name), record[name]) if name == "cases" else name
+    for name in record
+    if old.get(name) != record[name]
+  ]
+  raise UserError(
+    f"{path}: the data set changed since this workdir was begun "
+    f"({', '.join(differing)}): restore it, or choose another --workdir."
+  )
+
+
+def _changes(old, new):
+  """Which cases differ, in words."""
+  old = old if isinstance(old, dict) else {}
+  groups = {
+    "new": [x for x in new if x not in old],
+    "gone": [x for x in old if x not in new],
+    "altered": [x for x in new if x in old and old[x] != new[x]],
+  }
+  return "; ".join(
+    f"{len(cases)} {what}: {', '.join(cases[:5])}"
+    + (", ..." if len(cases) > 5 else "")
+    for what, cases in groups.items()
+    if cases
+  )
 
 
 def make_model(spec, engine, role, batch_axis=None):

@@ -1,10 +1,13 @@
-"""efficiency.csv: what teacher and student cost, measured once by `train`.
+"""efficiency.csv: what every model cost, measured once by `train`.
 
-A report reads it and so needs to compile nothing.
+A report reads it and so needs to compile nothing. No run repeats these times,
+so no other table of numbers holds them.
 """
 
 import csv
 import io
+import math
+import statistics
 import time
 
 from flax import serialization
@@ -13,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import files
+from kdjax.engine import loop
+from kdjax.engine import stages
 
 COLUMNS = (
   "model",
@@ -28,19 +33,39 @@ def write(study):
   """Measures both networks and writes a row for every model of the table.
 
   What is there is kept: a second `train` in a finished workdir measures
-  nothing. `device_seconds` is empty until the loop records time.
+  nothing. `device_seconds` is the mean over a model's trials of
+  `loop.device_seconds`; it is empty where they are not known.
   """
   path = study.workdir / "efficiency.csv"
   if path.exists():
     return
   teacher, student = (measure(study, x) for x in ("teacher", "student"))
-  rows = [{"model": "Teacher", **teacher}]
-  rows += [{"model": arm.name, **student} for arm in study.arms]
+  rows = [
+    {"model": model, **cost, "device_seconds": _known(seconds)}
+    for cost, stage in (
+      (teacher, stages.teacher_stage(study)),
+      (student, stages.student_stage(study)),
+    )
+    for model, seconds in _training(study, stage).items()
+  ]
   text = io.StringIO()
   writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
   writer.writeheader()
   writer.writerows(rows)
   files.write_text(path, text.getvalue())
+
+
+def _training(study, stage):
+  """Device-seconds of training by model, the mean over its trials."""
+  seconds = loop.device_seconds(study, stage)
+  return {
+    arm.name: statistics.fmean(seconds[arm.name, b] for b in study.blocks)
+    for arm in stage.arms
+  }
+
+
+def _known(seconds):
+  return "" if math.isnan(seconds) else round(seconds, 3)
 
 
 def measure(study, role, repeats=30):
@@ -71,5 +96,4 @@ def measure(study, role, repeats=30):
     "multiply_adds": round(flops / 2) if flops > 0 else "",
     "latency_ms": round(1000 * float(np.median(seconds)), 4),
     "file_bytes": len(serialization.to_bytes(single)),
-    "device_seconds": "",
   }

@@ -22,12 +22,16 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "statsmodels")
 def write(workdir, devices=()):
   """Writes the file, unless the workdir has one: a resumed run keeps its first.
 
+  Says on stderr which packages have another version now.
+
   Args:
     workdir: where to.
     devices: `jax.devices()`, or nothing.
   """
   path = epath.Path(workdir) / NAME
+  packages = [f"{x} {importlib.metadata.version(x)}" for x in _PACKAGES]
   if path.exists():
+    _warn(path, packages)
     return
   kinds = [getattr(x, "device_kind", str(x)) for x in devices]
   record = {
@@ -44,9 +48,7 @@ def write(workdir, devices=()):
     else os.cpu_count(),
     "system": platform.platform(),
     "python": platform.python_version(),
-    "packages": ", ".join(
-      f"{x} {importlib.metadata.version(x)}" for x in _PACKAGES
-    ),
+    "packages": ", ".join(packages),
   }
   files.write_text(path, json.dumps(record, indent=2) + "\n")
 
@@ -54,7 +56,19 @@ def write(workdir, devices=()):
 def read(workdir):
   """What `write` wrote, or an empty dict."""
   path = epath.Path(workdir) / NAME
-  return json.loads(path.read_text()) if path.exists() else {}
+  return files.read_json(path) if path.exists() else {}
+
+
+def _warn(path, packages):
+  before = str(files.read_json(path).get("packages", "")).split(", ")
+  if others := [x for x in packages if x not in before]:
+    names = tuple(x.split()[0] for x in others)
+    then = [x for x in before if x.startswith(names)]
+    print(
+      f"kdjax: {path.parent} was begun with {', '.join(then)}; it goes on with "
+      f"{', '.join(others)}, which may round differently.",
+      file=sys.stderr,
+    )
 
 
 def _commit():

@@ -130,7 +130,7 @@ def _main_table(results, table, notes):
       [(x, number[name]) for name, x in zip(header, cells, strict=True)]
     )
   text = _table(header, values)
-  if costs := tables.efficiency(results, table):
+  if costs := tables.efficiency(results):
     text += "<h3>What the networks cost</h3>"
     text += _table(costs[0], [[(x, x) for x in row] for row in costs[1]])
   items = "".join(f"<li>{html.escape(x)}</li>" for x in notes)

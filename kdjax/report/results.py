@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import json
 
 from etils import epath
 import ml_collections
 import pandas as pd
 
+from kdjax import files
 from kdjax.evaluate import statistics
 from kdjax.report import claims
 from kdjax.report import comparisons
@@ -110,7 +110,7 @@ class Results:
   def data(self):
     """data.json, or an empty dict."""
     path = self.workdir / "data.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return files.read_json(path) if path.exists() else {}
 
   def comparison(self, model, reference):
     """The row that compares the two, as a dict, or None."""

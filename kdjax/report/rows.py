@@ -5,7 +5,6 @@ paired tests are over units.
 """
 
 import io
-import json
 import math
 
 from etils import epath
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kdjax import errors
+from kdjax import files
 
 _TEXT = ("model", "case", "group")
 _COUNTS = ("fold", "seed", "empty_truth", "empty_prediction")
@@ -107,7 +107,7 @@ def holdout_ratio(workdir, config):
     return None
   if not path.exists():
     return None
-  folds = json.loads(path.read_text())["folds"]
+  folds = files.read_json(path)["folds"]
   sizes = [
     len(fold["test"]) / (len(fold["train"]) + len(fold["val"]))
     for fold in folds

@@ -5,7 +5,6 @@ import pandas as pd
 
 from kdjax.evaluate import intervals
 from kdjax.report import published as paper
-from kdjax.report import results as computed
 from kdjax.report import rows
 from kdjax.report import verdicts
 from kdjax.report import words
@@ -32,7 +31,9 @@ STATISTICS = (
   "t_p_student",
   "wilcoxon_p_student",
 )
-COLUMNS = (*STATISTICS, *computed.EFFICIENCY)
+SIZES = ("parameters", "multiply_adds", "file_bytes")
+# Without times, so that a table can be repeated byte for byte.
+COLUMNS = (*STATISTICS, *SIZES)
 PUBLISHED_COLUMNS = (
   "published_dice_mean",
   "published_dice_std",
@@ -92,15 +93,14 @@ def summarize(results):
       for test in ("t_p", "wilcoxon_p"):
         row[f"{test}_{name}"] = compared[test] if compared else None
     if model in results.efficiency.index:
-      row |= results.efficiency.loc[model].to_dict()
+      row |= results.efficiency.loc[model, list(SIZES)].to_dict()
     found.append(row)
   table = pd.DataFrame(found, columns=COLUMNS)
   whole = ("cases", "missed", "false_alarms")
-  counts = ("parameters", "multiply_adds", "file_bytes")
-  real = [x for x in COLUMNS[1:] if x not in (*whole, *counts)]
+  real = [x for x in COLUMNS[1:] if x not in (*whole, *SIZES)]
   table = table.astype(
-    dict.fromkeys(real, float) | dict.fromkeys(counts, "Float64")
-  ).astype(dict.fromkeys(counts, "Int64"))
+    dict.fromkeys(real, float) | dict.fromkeys(SIZES, "Float64")
+  ).astype(dict.fromkeys(SIZES, "Int64"))
   if results.config.published:
     table = table.assign(**_published(table["model"]))
   return table
@@ -168,7 +168,7 @@ def markdown(results, table, notes):
   """Table, answer, claims and notes in GitHub's Markdown, columns aligned."""
   header, body = cells(results, table)
   lines = grid(header, body)
-  if costs := efficiency(results, table):
+  if costs := efficiency(results):
     lines += ["", *grid(*costs)]
   lines += ["", *results.answer]
   if results.config.published:
@@ -262,36 +262,34 @@ def cells(results, table):
   return header, body
 
 
-def efficiency(results, table):
-  """Header and rows on what networks cost, or None if nothing is known."""
-  header = [
-    "network",
-    "parameters",
-    "multiply-adds",
-    "latency, ms",
-    "file",
-    "device-seconds",
-  ]
-  wanted = ("parameters", "multiply_adds", "latency_ms", "file_bytes")
-  kept, body = {}, []
-  for row in table.to_dict("records"):
-    if row["model"] != "Teacher" and row["model"] in results.distilled:
-      continue  # An arm costs what its Student costs.
-    kept[row["model"]] = [row[x] for x in wanted] + [row["device_seconds"]]
-  if all(pd.isna(x) for row in kept.values() for x in row[1:]):
+def efficiency(results):
+  """Header and rows on what networks cost, or None if nothing is known.
+
+  An arm that cost what its Student cost is left out.
+  """
+  frame = results.efficiency.reindex(list(results.models))
+  if frame.drop(columns="parameters").isna().all(axis=None):
     return None
-  for model, (count, adds, latency, size, seconds) in kept.items():
-    body.append(
-      [
-        model,
-        words.si(count),
-        words.si(adds),
-        "-" if pd.isna(latency) else f"{latency:.3g}",
-        words.si(size, "B"),
-        "-" if pd.isna(seconds) else f"{seconds:,.0f}",
-      ]
-    )
-  return header, body
+  header = ["network", "parameters", "multiply-adds", "latency, ms", "file"]
+  header += ["training, device-seconds"]
+  body = [
+    [
+      row.Index,
+      words.si(row.parameters),
+      words.si(row.multiply_adds),
+      "-" if pd.isna(row.latency_ms) else f"{row.latency_ms:.3g}",
+      words.si(row.file_bytes, "B"),
+      "-" if pd.isna(row.device_seconds) else f"{row.device_seconds:,.0f}",
+    ]
+    for row in frame.itertuples()
+  ]
+  costs = {line[0]: line[1:] for line in body}
+  same = lambda x: costs[x] == costs.get(results.references.get(x))
+  return header, [
+    line
+    for line in body
+    if line[0] not in results.distilled or not same(line[0])
+  ]
 
 
 def _interval(low, high):
