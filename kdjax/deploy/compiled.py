@@ -15,6 +15,9 @@ from kdjax.deploy import topology
 from kdjax.engine import stages
 from kdjax.engine import steps
 
+# What the loop calls in every epoch, the likeliest not to fit first.
+PROGRAMS = ("train_epoch", "evaluate", "finish_epoch")
+
 
 class DoesNotFit(Exception):
   """A program wants more memory than a device has.
@@ -88,22 +91,52 @@ def compile_stage(study, stage, devices):
     DoesNotFit: a program wants more memory than a device has.
   """
   programs = stages.Programs(study, stage, len(study.blocks), devices)
-  costs = {
-    name: _compile(f"{stage.name}'s {name}", getattr(programs, name), shapes)
-    for name, shapes in arguments(programs).items()
-  }
-  steps_per_epoch = programs.steps_per_epoch
-  costs["train_epoch"] = _per_step(costs["train_epoch"], steps_per_epoch)
+  costs = {name: compile_program(programs, name) for name in PROGRAMS}
   wave = list(study.blocks[: programs.layout.wave])
   return StageCost(
     programs=programs,
     waves=-(-len(study.blocks) // programs.layout.wave),
     costs=costs,
     calls={
-      "train_epoch": steps_per_epoch,
+      "train_epoch": programs.steps_per_epoch,
       "evaluate": sum(1 for _ in programs.chunks(wave, "val")),
       "finish_epoch": 1,
     },
+  )
+
+
+def compile_program(programs, name):
+  """The `Cost` of one of `PROGRAMS`.
+
+  Raises:
+    DoesNotFit: it wants more memory than a device has.
+  """
+  begun = time.perf_counter()
+  try:
+    lowered = getattr(programs, name).lower(*arguments(programs)[name])
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    needed, _ = topology.overflow(error)
+    raise DoesNotFit(f"{programs.stage.name}'s {name}", needed) from error
+  text = compiled.as_text()
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  # The compiler counts the body of a loop once, and a loop that it has written
+  # out as often as it runs.
+  looped = re.search(r"while\(.*shard_map/while\"", text)
+  written_out = name == "train_epoch" and not looped
+  repeats = programs.steps_per_epoch if written_out else 1
+  return Cost(
+    flops=cost["flops"] / repeats,
+    traffic=cost["bytes accessed"] / repeats,
+    held=memory.argument_size_in_bytes,
+    working=memory.temp_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.generated_code_size_in_bytes,
+    seconds=time.perf_counter() - begun,
+    text=text,
   )
 
 
@@ -111,6 +144,7 @@ def arguments(programs):
   """The shapes that `loop` gives to each program of an epoch, by its name."""
   study, stage, layout = programs.study, programs.stage, programs.layout
   wave = list(study.blocks[: layout.wave])
+  batches = programs.batches(wave, dict.fromkeys(wave, 0))
   devices, blocks = layout.block_ids.shape
   arms = layout.arm_ids.shape[1]
 
@@ -125,7 +159,6 @@ def arguments(programs):
     "key": spread(jax.eval_shape(lambda: key), blocks),
     "teacher": spread(_teacher(study), blocks) if stage.teacher else {},
   }
-  losses = spread(states.best_loss.update(shape=()), blocks, arms)
   epochs = spread(jax.ShapeDtypeStruct((), np.int32), blocks)
   return {
     "train_epoch": (
@@ -133,7 +166,7 @@ def arguments(programs):
       programs.trials,
       shared,
       programs.data,
-      programs.batches(programs.pad(wave), dict.fromkeys(wave, 0)),
+      layout.parts(batches)[0],
     ),
     "evaluate": (
       states.params["student"],
@@ -141,7 +174,7 @@ def arguments(programs):
       programs.data,
       next(iter(programs.chunks(wave, "val"))),
     ),
-    "finish_epoch": (states, epochs, losses),
+    "finish_epoch": (states, epochs, states.best_loss),
   }
 
 
@@ -158,39 +191,3 @@ def _teacher(study):
     study.blocks[0].key,
   )
   return {"params": state.best_params, "batch_stats": state.best_batch_stats}
-
-
-def _compile(name, program, shapes):
-  begun = time.perf_counter()
-  try:
-    compiled = program.lower(*shapes).compile()
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    needed, _ = topology.overflow(error)
-    raise DoesNotFit(name, needed) from error
-  seconds = time.perf_counter() - begun
-  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-  return Cost(
-    flops=cost["flops"],
-    traffic=cost["bytes accessed"],
-    held=memory.argument_size_in_bytes,
-    working=memory.temp_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.generated_code_size_in_bytes,
-    seconds=seconds,
-    text=compiled.as_text(),
-  )
-
-
-def _per_step(cost, steps_per_epoch):
-  # The compiler counts the body of a loop once, and a loop it has written out
-  # as often as it runs.
-  if re.search(r"= \(.*\) while\(.*shard_map/while\"", cost.text):
-    return cost
-  return dataclasses.replace(
-    cost,
-    flops=cost.flops / steps_per_epoch,
-    traffic=cost.traffic / steps_per_epoch,
-  )

@@ -86,7 +86,7 @@ _BLOCKS = "engine.blocks_at_once"
 
 
 def make_study(config, dataset):
-  """The study that `train` would run on a TPU, without weights to start from."""
+  """The study that `train` would run on a TPU, but from random weights."""
   # What "auto" is on a TPU; asked here, it would be what suits this machine.
   auto = config.engine.lowering == "auto"
   settings = {"engine.lowering": "plain"} if auto else {}
