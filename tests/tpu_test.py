@@ -171,7 +171,7 @@ def test_it_compiles_within_three_minutes(grid):
 
 def test_the_command_prints_a_plan(tmp_path, capsys):
   argv = ["plan", "--config=configs/paper.py:tiny", "--topology=v5e:2x2"]
-  tiny = ("data.image_size=16", "grid.pathway=L", "grid.loss=KLD")
+  tiny = ("data.image_size=16", "grid.pathway=L,H", "grid.loss=KLD")
   argv += [f"--config.{field}" for field in tiny]
   assert cli.main([*argv, f"--json={tmp_path / 'plan.json'}"]) == 0
   text = capsys.readouterr().out
@@ -180,5 +180,5 @@ def test_the_command_prints_a_plan(tmp_path, capsys):
   teacher, student = (plan_["stages"][x] for x in ("teacher", "student"))
   # One teacher and four chips: they share its batch.
   assert (teacher["chips_at_work"], teacher["batch_on_a_chip"]) == (4, 1)
-  assert (student["trials_on_a_chip"], student["waves"]) == (1, 1)
+  assert (student["trials_on_a_chip"], student["waves"]) == (2, 1)
   assert 0 < student["hbm_bytes"] < plan_["hbm_bytes"] == 15.75 * 2**30
