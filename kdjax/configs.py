@@ -61,7 +61,8 @@ FIELDS = {
   "grid": {
     "pathway": "L, H, HReg",
     "loss": "MSE, KLD, CWD, FitNets, AT, PKD, SP, SKD, IFVD, RAD",
-    "view": "strong, weak: what the teacher sees",
+    "view": "what the teacher sees: strong, weak; cached: the image as it is, "
+    "once, its answer carried to the student's frame",
     "pair": "(student's tap, teacher's tap) of H and HReg; or several of them",
     "alpha": "weight of distillation; 1 - alpha of cross-entropy",
     "temperature": "of KLD and CWD",

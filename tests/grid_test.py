@@ -142,6 +142,31 @@ def test_two_blocks_at_once_change_nothing(grid, on_devices, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_cached_teacher_is_the_teacher_where_nothing_moves(
+  on_devices, tmp_path
+):
+  """Two blocks at once, whose cases stand in different rows of their caches."""
+  config = conftest.make_config("float64")
+  config.folds = (0, 1)
+  config.engine.blocks_at_once = 2
+  config.student_training.max_epochs = 1
+  config.views.update(crop=0.0, shift=0.0, scale=0.0, rotation=0.0)
+  config.grid.view = ("weak", "cached")
+  with jax.enable_x64(True):
+    trained = students(
+      conftest.make_study(
+        config,
+        ("L_KLD_WAug", "L_KLD_Cached", "HReg_KLD_WAug", "HReg_KLD_Cached"),
+        tmp_path,
+      )
+    )
+  for (name, block), state in trained.items():
+    if name.endswith("_Cached"):
+      weak = trained[name.replace("_Cached", "_WAug"), block]
+      jax.tree.map(assert_close, state, weak)
+
+
+@pytest.mark.slow
 def test_every_axis_matters_and_every_stage_compiles_once(
   on_devices, tmp_path, monkeypatch
 ):

@@ -254,3 +254,42 @@ def test_evaluation_leaves_padding_and_lesion_free_cases_out():
   assert float(sums["cases"]) == 3.0
   assert float(sums["lesions"]) == 2.0
   np.testing.assert_allclose(sums["dice"], 1.0 + 2 * 4 / (8 + 4), rtol=1e-6)
+
+
+def test_the_cached_view_asks_no_teacher():
+  cases, epochs = jnp.array([4, 2]), jnp.array([0, 3])
+  answers = jax.random.normal(jax.random.key(0), (2, 8, 8, 2))
+  block = {
+    "key": jax.random.key(1),
+    "answers": (answers, {"encoder3": answers[:, ::4, ::4]}),
+    "rows": jnp.array([0, 0, 1, 0, 0]),  # Cases 4 and 2 are trained on.
+  }
+  data = {
+    "images": jnp.arange(5 * 64, dtype=jnp.uint8).reshape(5, 8, 8),
+    "masks": jnp.zeros((5, 8, 8), jnp.uint8),
+  }
+  batch, ((logits, features),) = steps.prepare_batch(
+    block,
+    data,
+    cases,
+    epochs,
+    teacher=None,
+    views=("cached",),
+    teacher_taps=("encoder3",),
+    render=lambda key, image, mask: (
+      {"strong": image + jax.random.uniform(key)},
+      mask,
+    ),
+    carry=lambda key, maps: jax.tree.map(
+      lambda x: x + jax.random.uniform(key), maps
+    ),
+    normalise=lambda x: x,
+    teacher_normalise=None,
+  )
+  # What is carried moves with the case's own view.
+  moved = batch["image"] - data["images"][cases]
+  assert float(jnp.ptp(moved[:, 0, 0])) > 0
+  np.testing.assert_allclose(
+    logits - answers, jnp.stack([moved, moved], -1), atol=1e-5
+  )
+  np.testing.assert_array_equal(features["encoder3"], logits[:, ::4, ::4])

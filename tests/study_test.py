@@ -110,3 +110,12 @@ def test_blocks_of_another_fold_or_seed_see_other_orders(tmp_path):
     for b in [(0, 0), (0, 1), (1, 0)]
   }
   assert len(orders) == 3
+
+
+def test_a_cache_beyond_the_devices_memory_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(studies.parallel, "memory", lambda device: 100_000)
+  study = make(tmp_path, ("grid.view", "weak"))
+  # Logits of 32 x 32 x 2 and features of 2 x 2 x 8, float32.
+  held = len(study.folds[0].train) * 4 * (32 * 32 * 2 + 2 * 2 * 8)
+  with pytest.raises(UserError, match=rf"hold {held:,} bytes .* 100,000"):
+    make(tmp_path, ("grid.view", "weak,cached"))

@@ -35,6 +35,15 @@ def test_an_arm_is_named_by_what_varies():
   assert got == ["Student", "H_KLD_WAug_tau1", "H_KLD_WAug_tau4"]
 
 
+def test_every_view_has_its_own_arm():
+  assert names(pathway=("L",), loss=("KLD",), view=trials.VIEWS) == [
+    "Student",
+    "L_KLD",
+    "L_KLD_WAug",
+    "L_KLD_Cached",
+  ]
+
+
 def test_what_an_arm_does_not_read_does_not_multiply_it():
   pairs = (("encoder3", "encoder4"), ("encoder4", "encoder5"))
   got = names(

@@ -126,3 +126,42 @@ def test_normalised_images_have_imagenets_mean_and_deviation(channels):
 def test_other_numbers_of_channels_are_refused():
   with pytest.raises(ValueError, match="1 or 3"):
     views.normalise(jnp.zeros((2, 4, 4)), 4, layers.IMAGENET)
+
+
+def test_what_was_said_of_the_image_is_carried_with_it():
+  image, mask = picture()
+  chosen = settings(rotation=15.0, scale=0.1, crop=0.2, shift=0.1)
+  rendered, _ = views.render(jax.random.key(4), image, mask, chosen)
+  grey = image.astype(float) / 255.0
+  maps = {"twice": jnp.stack([grey, -2.0 * grey], axis=-1)}
+  carried = views.carry(jax.random.key(4), maps, chosen)["twice"]
+  # Where nothing from outside the image mixes in, a network that says what it
+  # sees has seen the view.
+  inside, _ = views.render(
+    jax.random.key(4), jnp.full_like(image, 255), mask, chosen
+  )
+  inside = inside["weak"] > 0.9999
+  assert 0.3 < float(jnp.mean(inside)) < 1.0
+  np.testing.assert_allclose(
+    carried[inside],
+    jnp.stack([rendered["weak"], -2.0 * rendered["weak"]], -1)[inside],
+    atol=1e-5,
+  )
+  # Outside, its last word is repeated, where a view is black.
+  outside = rendered["weak"] == 0
+  assert outside.any()
+  assert float(carried[..., 0][outside].min()) >= float(grey.min()) > 0
+
+
+def test_a_coarse_map_is_carried_at_its_own_resolution():
+  chosen = settings(shift=0.1, rotation=10.0)
+  line = jnp.linspace(-0.75, 0.75, 4)  # Pixel centres.
+  plane = jnp.broadcast_to(line[:, None, None], (4, 4, 1))
+  carried = views.carry(jax.random.key(5), plane, chosen)
+  key, *_ = jax.random.split(jax.random.key(5), 4)
+  geometry = views.sample_geometry(key, chosen)
+  rows, columns = jnp.meshgrid(line, line, indexing="ij")
+  expected = geometry[0, 0] * rows + geometry[0, 1] * columns + geometry[0, 2]
+  np.testing.assert_allclose(
+    carried[..., 0], jnp.clip(expected, -0.75, 0.75), atol=1e-5
+  )

@@ -2,6 +2,7 @@
 
 One geometric sample per image is shared by both views and the mask, so that
 losses pixel by pixel make sense. Strong adds noise and pixel dropout to it.
+What a network said of the image as it is can be carried into the same frame.
 All randomness comes from the image's own key.
 """
 
@@ -39,15 +40,23 @@ def sample_geometry(key, settings):
   return jnp.concatenate([zoom * rotation, offset[:, None]], axis=1)
 
 
-def warp(image, geometry):
-  """Reads `image`, `[S, S]` float, through `geometry`; black outside."""
+def warp(image, geometry, outside="constant"):
+  """Reads `image`, `[S, S]` float, through `geometry`.
+
+  Args:
+    image: of any resolution.
+    geometry: as `sample_geometry` returns it.
+    outside: "constant" is black, "nearest" repeats the border.
+  """
   side = image.shape[0]
   line = (2.0 * jnp.arange(side) + 1.0) / side - 1.0  # Pixel centres.
   rows, columns = jnp.meshgrid(line, line, indexing="ij")
   positions = jnp.stack([rows, columns, jnp.ones_like(rows)])
   read = jnp.einsum("ij,jhw->ihw", geometry, positions)
   pixels = (read + 1.0) * side / 2.0 - 0.5
-  return jax.scipy.ndimage.map_coordinates(image, tuple(pixels), order=1)
+  return jax.scipy.ndimage.map_coordinates(
+    image, tuple(pixels), order=1, mode=outside
+  )
 
 
 def normalise(image, channels, statistics):
@@ -95,3 +104,22 @@ def render(key, image, mask, settings):
   kept = jax.random.bernoulli(dropout, 1.0 - settings.dropout, weak.shape)
   strong = jnp.clip(strong, 0.0, 1.0) * kept
   return {"strong": strong, "weak": weak}, mask.astype(jnp.int32)
+
+
+def carry(key, maps, settings):
+  """Carries maps of an image as it is into the frame of its views.
+
+  Every map is read through the geometry that `render` samples from the same
+  key, at its own resolution; beyond the image its border is repeated. A
+  network is not equivariant to rotation and scale, so this estimates what it
+  would say of the moved image.
+
+  Args:
+    key: of the image, epoch, seed and fold.
+    maps: tree of `[h, h, C]`.
+    settings: what `sample_geometry` takes.
+  """
+  geometry_key, *_ = jax.random.split(key, 4)
+  geometry = sample_geometry(geometry_key, settings)
+  read = lambda channel: warp(channel, geometry, outside="nearest")
+  return jax.tree.map(jax.vmap(read, in_axes=-1, out_axes=-1), maps)

@@ -15,7 +15,11 @@ from kdjax.distill import losses
 from kdjax.distill import pathways
 from kdjax.errors import UserError
 
-VIEWS = ("strong", "weak")
+# What a teacher sees: a view of the batch, or the image as it is, once; what it
+# said then is carried to the student's frame.
+VIEWS = ("strong", "weak", "cached")
+
+_VIEW_SUFFIXES = {"strong": "", "weak": "_WAug", "cached": "_Cached"}
 
 # Axis of the grid: how a value is written in an arm's name, where the axis
 # has more than one.
@@ -146,7 +150,7 @@ def make_arms(grid):
       student, student, None, VIEWS[0], 0.0, 1.0, **numbers
     )
     name = f"{point['pathway']}_{point['loss']}"
-    name += "_WAug" if point["view"] == "weak" else ""
+    name += _VIEW_SUFFIXES[point["view"]]
     name += suffix(_SUFFIXES)
     distilled[name] = Arm(
       name,

@@ -22,6 +22,7 @@ from kdjax.engine import interruption
 from kdjax.engine import scalars
 from kdjax.engine import stages
 from kdjax.engine import stopwatch
+from kdjax.models import folding
 
 HISTORY = (
   "stage",
@@ -221,14 +222,21 @@ def _shared(programs, wave, teachers):
   """What the trials of every block of a wave share: random key and teacher."""
   full = programs.pad(wave)
   keys = np.stack([jax.random.key_data(block.key) for block in full])
-  return {
+  shared = {
     "key": jax.random.wrap_key_data(programs.layout.spread_blocks(keys)),
-    "teacher": programs.layout.spread_blocks(
-      _stack([jax.tree.map(lambda x: x[0], teachers[b]) for b in full])
-    )
-    if teachers
-    else {},
+    "teacher": {},
   }
+  if teachers:
+    shared["teacher"] = programs.layout.spread_blocks(
+      _stack([_fold(programs.study, teachers[block]) for block in full])
+    )
+  return programs.remember(wave, shared)
+
+
+def _fold(study, best):
+  """A trained teacher's variables in inference form."""
+  only = jax.tree.map(lambda x: x[0], best)
+  return folding.fold(study.make_model("teacher"), only)[1]
 
 
 def _stack(trees):

@@ -6,8 +6,10 @@ where there are fewer trials than devices they split the batch instead.
 """
 
 import dataclasses
+import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kdjax.errors import UserError
@@ -114,6 +116,15 @@ class Layout:
     return jax.device_put(tree, jax.NamedSharding(mesh, spec))
 
 
+def memory(device):
+  """Bytes that `device` has in all, or None where it does not say."""
+  if statistics := device.memory_stats():
+    return statistics.get("bytes_limit")
+  if device.platform == "cpu" and hasattr(os, "sysconf"):
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return None
+
+
 def make_layout(arms, blocks, batch_size, *, blocks_at_once=1, devices=None):
   """Lays `arms` x `blocks` trials out on the devices.
 
@@ -213,6 +224,25 @@ def make_finish_epoch(layout, finish):
   """Lifts `finish(state, epoch, loss)` to a wave: losses `[D, N, G']`."""
   arms = jax.vmap(finish, in_axes=(0, None, 0))
   return _over_devices(layout, jax.vmap(arms), (0, 0, 0), donate_argnums=0)
+
+
+def make_answer(layout, answer):
+  """Lifts `answer(block, data, cases)` to the blocks of a wave.
+
+  Returns:
+    `answers(blocks, data, chunks)`: what was answered, `[D, N, E, ...]`, for
+    an iterable of cases `[D, N, E']`, one after another.
+  """
+  blocks = jax.vmap(answer, in_axes=(0, None, 0))
+  one = _over_devices(layout, blocks, (0, None, 0))
+
+  def join(parts):
+    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *parts)
+
+  join = _over_devices(layout, join, (0,))
+  return lambda blocks, data, chunks: join(
+    [one(blocks, data, chunk) for chunk in chunks]
+  )
 
 
 def make_evaluate(layout, look):

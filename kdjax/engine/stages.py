@@ -25,7 +25,7 @@ class Stage:
     name: "teacher" or "student"; also the network's field in the config.
     arms: rows of the grid.
     training: batch size, epochs and patience.
-    teacher: linen module, or None.
+    teacher: linen module in inference form, or None.
   """
 
   name: str
@@ -56,7 +56,7 @@ def student_stage(study):
     "student",
     study.arms,
     study.config.student_training,
-    study.make_model("teacher"),
+    study.make_model("teacher").clone(folded=True),
   )
 
 
@@ -146,14 +146,18 @@ class Programs:
       compiler_options={"xla_backend_optimization_level": 0},
     )
     normalise = study.make_normalise(stage.name)
+    teaching = {
+      "teacher": stage.teacher,
+      "teacher_taps": trials.taps(objectives, 1),
+    }
     self.train_epoch = parallel.make_train_epoch(
       self.layout,
       functools.partial(
         steps.prepare_batch,
-        teacher=stage.teacher,
+        **teaching,
         views=trials.views(stage.arms),
-        teacher_taps=trials.taps(objectives, 1),
         render=functools.partial(views.render, settings=config.views),
+        carry=functools.partial(views.carry, settings=config.views),
         normalise=normalise,
         teacher_normalise=study.make_normalise("teacher"),
       ),
@@ -163,6 +167,12 @@ class Programs:
         regressors=regressors,
         objectives=objectives,
         batch_axis=self.layout.batch_axis,
+      ),
+    )
+    self.answer = parallel.make_answer(
+      self.layout,
+      functools.partial(
+        steps.answer, **teaching, normalise=study.make_normalise("teacher")
       ),
     )
     self.finish_epoch = parallel.make_finish_epoch(
@@ -192,6 +202,25 @@ class Programs:
   def pad(self, wave):
     """A full wave: the last block again where blocks have run out."""
     return wave + [wave[-1]] * (self.layout.wave - len(wave))
+
+  def remember(self, wave, blocks):
+    """Adds to a wave's `blocks` what `steps.prepare_batch` needs of them.
+
+    For view "cached" the teachers are asked here about every training image.
+    """
+    if "cached" not in trials.views(self.stage.arms):
+      return blocks
+    rows = np.zeros((self.layout.wave, len(self.study.dataset.cases)), np.int32)
+    for row, block in zip(rows, self.pad(wave), strict=True):
+      train = self.study.folds[block.fold].train
+      row[train] = np.arange(len(train))
+    return {
+      **blocks,
+      "rows": self.layout.spread_blocks(rows),
+      "answers": self.answer(
+        blocks, self.data, (x["cases"] for x in self.chunks(wave, "train"))
+      ),
+    }
 
   def batches(self, wave, steps):
     """The batches after `steps`, by block, to the end of the epoch, laid out.

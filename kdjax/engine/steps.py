@@ -324,6 +324,28 @@ def predict(params, batch_stats, images, *, model):
   return logits[..., 1] - logits[..., 0]
 
 
+def answer(block, data, cases, *, teacher, teacher_taps, normalise):
+  """What a block's teacher says of images as they are.
+
+  Args:
+    block: `{"teacher": variables}`.
+    data: `{"images": [M, S, S] uint8}`.
+    cases: `[E]`, rows of `data`.
+    teacher: linen module.
+    teacher_taps: taps of the teacher that the grid's objectives need.
+    normalise: from images in [0, 1] to the teacher's input.
+
+  Returns:
+    `(logits, features)`: `[E, S, S, K]`, and a dict from tap to
+    `[E, h, h, C]`.
+  """
+  images = normalise(data["images"][cases].astype(float) / 255.0)
+  logits, features, _ = taps.apply(
+    teacher, block["teacher"], images, taps=teacher_taps
+  )
+  return logits, features
+
+
 def prepare_batch(
   block,
   data,
@@ -334,6 +356,7 @@ def prepare_batch(
   views,
   teacher_taps,
   render,
+  carry,
   normalise,
   teacher_normalise,
 ):
@@ -343,7 +366,9 @@ def prepare_batch(
   the place in the batch or the number of devices.
 
   Args:
-    block: `{"key", "teacher"}`: random key and the teacher's variables.
+    block: `{"key", "teacher"}`: random key and the teacher's variables; for
+      view "cached" also `{"answers", "rows"}`: what `answer` returned for the
+      training images, and `[M]`, where a case stands in it.
     data: `{"images": [M, S, S] uint8, "masks": [M, S, S] uint8}`, all cases.
     cases: `[B]`, rows of `data`.
     epochs: `[B]`, the pass over the training cases that each belongs to.
@@ -351,6 +376,7 @@ def prepare_batch(
     views: names of the views that a teacher sees in this grid.
     teacher_taps: taps of the teacher that the grid's objectives need.
     render: from key, image and mask to views and mask.
+    carry: from key and maps to maps in the frame of the views.
     normalise: from views in [0, 1] to the trials' input.
     teacher_normalise: the same to the teacher's.
 
@@ -358,14 +384,21 @@ def prepare_batch(
     `(batch, teachers)` as `train_step` takes them.
   """
 
-  def one(case, epoch):
-    key = jax.random.fold_in(jax.random.fold_in(block["key"], epoch), case)
-    return render(key, data["images"][case], data["masks"][case])
-
-  rendered, masks = jax.vmap(one)(cases, epochs)
+  keys = jax.vmap(
+    lambda case, epoch: jax.random.fold_in(
+      jax.random.fold_in(block["key"], epoch), case
+    )
+  )(cases, epochs)
+  rendered, masks = jax.vmap(render)(
+    keys, data["images"][cases], data["masks"][cases]
+  )
   batch = {"image": normalise(rendered["strong"]), "mask": masks}
 
   def ask(view):
+    if view == "cached":
+      rows = block["rows"][cases]
+      answers = jax.tree.map(lambda x: x[rows], block["answers"])
+      return jax.vmap(carry)(keys, answers)
     logits, features, _ = taps.apply(
       teacher,
       block["teacher"],

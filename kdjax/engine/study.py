@@ -19,6 +19,7 @@ from kdjax.distill import sense
 from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import convolution
+from kdjax.engine import parallel
 from kdjax.errors import UserError
 from kdjax.models import pretrained
 
@@ -299,6 +300,34 @@ def _check_models(study):
           f"{', '.join(taps.levels(variables))}."
         ) from error
   _check_objectives(study)
+  _check_cache(study)
+
+
+def _check_cache(study):
+  """Refuses a cache of the teacher's maps that no device could hold."""
+  if "cached" not in trials.views(study.arms):
+    return
+  model = study.make_model("teacher")
+  side = study.config.data.image_size
+  features = _features(
+    model,
+    study.blank("teacher"),
+    trials.taps(trials.objectives(study.arms), 1),
+  )
+  an_image = 4 * side**2 * model.num_classes + sum(
+    x.size * x.dtype.itemsize for x in features.values()
+  )
+  images = max(len(fold.train) for fold in study.folds)
+  blocks = min(study.config.engine.blocks_at_once, len(study.blocks))
+  held = an_image * images * blocks
+  there = parallel.memory(jax.local_devices()[0])
+  if there and held > there:
+    raise UserError(
+      f"grid.view=cached would hold {held:,} bytes of the teacher's maps "
+      f"({images} images, {blocks} block(s) at once) on a device of {there:,}: "
+      "tap coarser levels in grid.pair, lower engine.blocks_at_once, or "
+      "choose strong or weak."
+    )
 
 
 def _check_objectives(study):

@@ -118,7 +118,11 @@ def _loss(results):
 
 
 def _view(results):
-  found = _contrasts(results, "view")
+  found = [
+    x
+    for x in _contrasts(results, "view")
+    if {x["level"], x["against"]} == {"weak", "strong"}
+  ]
   if not found:
     return _absent("both views")
   verdict = verdicts.comparable(found, results.margin, "holm_p")
