@@ -5,6 +5,7 @@ compiler tells their arithmetic, traffic and memory, for one device.
 """
 
 import dataclasses
+import functools
 import re
 import time
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from kdjax.deploy import topology
 from kdjax.engine import stages
-from kdjax.engine import steps
+from kdjax.models import folding
 
 # What the loop calls in every epoch, the likeliest not to fit first.
 PROGRAMS = ("train_epoch", "evaluate", "finish_epoch")
@@ -164,7 +165,8 @@ def arguments(programs):
     "train_epoch": (
       states,
       programs.trials,
-      shared,
+      # The teacher's answers, where they are asked for once.
+      jax.eval_shape(functools.partial(programs.remember, wave), shared),
       programs.data,
       layout.parts(batches)[0],
     ),
@@ -179,15 +181,8 @@ def arguments(programs):
 
 
 def _teacher(study):
-  """Shapes of what the teacher stage leaves to the student stage."""
-  state = jax.eval_shape(
-    lambda key: steps.init_state(
-      key,
-      {},
-      images=study.blank("teacher"),
-      student=study.make_model("teacher"),
-      regressors={},
-    ),
-    study.blocks[0].key,
+  """Shapes of a teacher in inference form."""
+  model, images = study.make_model("teacher"), study.blank("teacher")
+  return jax.eval_shape(
+    lambda: folding.fold(model, model.init(study.blocks[0].key, images))[1]
   )
-  return {"params": state.best_params, "batch_stats": state.best_batch_stats}
