@@ -16,6 +16,8 @@ KINDS = {
   "3x3": dict(stride=1, side=3, groups=1),
   "strided": dict(stride=2, side=3, groups=1),
   "1x1": dict(stride=1, side=1, groups=1),
+  "thin": dict(stride=1, side=3, groups=1, channels=(3, 7)),
+  "thin strided": dict(stride=2, side=3, groups=1, channels=(1, 2)),
   "depthwise": dict(stride=1, side=3, groups=4),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -35,10 +37,12 @@ def make(kind, lowering):
 def operands(kind, trials=3):
   kind = KINDS[kind]
   x, k = jax.random.split(jax.random.key(0))
-  side, inputs = kind["side"], 4 // kind["groups"]
+  side = kind["side"]
+  inputs, outputs = kind.get("channels", (4, 8))
+  inside = inputs // kind["groups"]
   return (
-    jax.random.normal(x, (trials, 2, 8, 8, 4)),
-    jax.random.normal(k, (trials, side, side, inputs, 8)),
+    jax.random.normal(x, (trials, 2, 8, 8, inputs)),
+    jax.random.normal(k, (trials, side, side, inside, outputs)),
   )
 
 
@@ -65,36 +69,38 @@ def no_grouped_convolution(function, *args):
 @every_kind
 def test_every_row_of_vmap_equals_the_row_alone(kind):
   x, k = operands(kind)
-  unrolled, plain = (
-    make(kind, lowering)
-    for lowering in (convolution.unrolled, convolution.plain)
-  )
+  unrolled = make(kind, convolution.unrolled)
   together = jax.jit(jax.vmap(unrolled))(x, k)
-  alone = jax.jit(plain)
+  alone = jax.jit(unrolled)
   for row, xi, ki in zip(together, x, k, strict=True):
     np.testing.assert_array_equal(row, alone(xi, ki))
 
 
 @every_kind
 @pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
-def test_gradients_equal_those_of_the_plain_lowering(kind, axes):
-  x, k = operands(kind)
-  x = x if axes[0] == 0 else x[0]
-  k = k if axes[1] == 0 else k[0]
-  for grad_of_vmap in (False, True):
-    results = []
-    for lowering in (convolution.unrolled, convolution.plain):
-      convolve = make(kind, lowering)
-      if grad_of_vmap:
-        f = jax.grad(total(jax.vmap(convolve, in_axes=axes)), argnums=(0, 1))
-      else:
-        f = jax.vmap(jax.grad(total(convolve), argnums=(0, 1)), in_axes=axes)
-      results.append(f(x, k))
-    # Sums over up to 128 products in another order, float32.
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-      *results,
-    )
+def test_values_and_gradients_equal_those_of_the_plain_lowering(kind, axes):
+  with jax.enable_x64(True):
+    x, k = (jnp.float64(x) for x in operands(kind))
+    x = x if axes[0] == 0 else x[0]
+    k = k if axes[1] == 0 else k[0]
+    for grad_of_vmap in (False, True):
+      results = []
+      for lowering in (convolution.unrolled, convolution.plain):
+        convolve = make(kind, lowering)
+        if grad_of_vmap:
+          f = jax.value_and_grad(
+            total(jax.vmap(convolve, in_axes=axes)), argnums=(0, 1)
+          )
+        else:
+          f = jax.vmap(
+            jax.value_and_grad(total(convolve), argnums=(0, 1)), in_axes=axes
+          )
+        results.append(f(x, k))
+      # Sums over up to 128 products in another order, float64.
+      jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12),
+        *results,
+      )
 
 
 @pytest.mark.parametrize("kind", ["3x3", "strided", "1x1"])

@@ -93,6 +93,22 @@ def test_manifest_gives_labels_and_groups_and_may_say_more(tmp_path):
   assert (second.label, second.group) == ("malignant", "g1")
 
 
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    ("name,spacing\na,0.1\nb,\n", [(0.1, 0.1), None]),
+    (
+      "name,spacing_y,spacing_x\na,0.1,0.2\nb,,\n",
+      [(0.1, 0.2), None],
+    ),
+    ("name\na\nb\n", [None, None]),
+  ],
+)
+def test_manifest_may_know_the_spacing_of_pixels(tmp_path, text, expected):
+  cases = folders.find_cases(plain(tmp_path, "ab", text))
+  assert [case.spacing for case in cases] == expected
+
+
 def test_manifest_may_group_a_published_data_set(tmp_path):
   names = ("benign (1)", "malignant (1)", "normal (1)")
   rows = "\n".join(f"{name},one" for name in names)
@@ -306,6 +322,27 @@ REFUSED = {
   "semicolons": (manifest("name;class\na;x\n"), "with commas"),
   "no text": (manifest(""), "manifest.csv: no column 'name'"),
   "no group": (manifest("name,group\na,g\nb\nc,\n"), "line 3: group is ''"),
+  "no number": (
+    manifest("name,spacing\na,0.1\nb,fine\nc,0.1\n"),
+    "manifest.csv: line 3: spacing is 'fine'; give millimetres",
+  ),
+  "no distance": (
+    manifest("name,spacing_y,spacing_x\na,0.1,0\nb,,\nc,,\n"),
+    "line 2: spacing_x is '0'",
+  ),
+  "not finite": (
+    manifest("name,spacing\na,nan\nb,1\nc,1\n"),
+    "line 2: spacing is 'nan'",
+  ),
+  "one axis": (manifest("name,spacing_y\na,1\n"), "both spacing_y and"),
+  "half a row": (
+    manifest("name,spacing_y,spacing_x\na,1,\nb,,\nc,,\n"),
+    "line 2: spacing_y or spacing_x is empty",
+  ),
+  "three columns": (
+    manifest("name,spacing,spacing_y,spacing_x\na,1,1,1\n"),
+    "manifest.csv: give a column spacing, or both",
+  ),
   "climbs": (manifest("name\n../a\n"), "line 2: '../a' is a path"),
   "absolute": (manifest("name\n/etc/a\n"), "line 2: '/etc/a' is a path"),
   "windows": (manifest("name\n..\\a\n"), "line 2: .* is a path"),

@@ -138,6 +138,23 @@ def test_the_fingerprint_ignores_order_on_disk_and_resizing(tmp_path):
   assert one.fingerprint == two.fingerprint and len(one.fingerprint) == 64
 
 
+def test_spacing_is_read_anew_and_seen_by_the_fingerprint(
+  tmp_path, no_generation
+):
+  folder = make(tmp_path / "set", "ab")
+  names = ("name,spacing\na,\nb,\n", "name,spacing\na,\nb,0.07\n")
+  (folder / "manifest.csv").write_text(names[0])
+  before = pipeline.load(config(tmp_path))
+  no_generation()
+  (folder / "manifest.csv").write_text(names[1])
+  after = pipeline.load(config(tmp_path))
+  assert before.spacings == {}
+  assert after.spacings == {"b": (0.07, 0.07)}
+  assert before.fingerprint != after.fingerprint
+  text = pipeline.describe(after, ())
+  assert "0.07 to 0.07 mm per pixel, 1 of 2 cases" in text
+
+
 @pytest.mark.parametrize("what", ["image", "mask", "label", "group", "classes"])
 def test_the_fingerprint_sees_every_change(tmp_path, what):
   folder = make(tmp_path / "set")

@@ -97,6 +97,20 @@ def test_times_are_shown_but_are_no_column_of_the_numbers(tmp_path):
   assert "7654" not in found.values()
 
 
+def test_millimetres_stand_where_they_are_known(tmp_path):
+  text = write(tmp_path, STUDY)
+  assert "HD95, px" in text and "mm" not in text
+  assert rows(tmp_path)["Teacher"]["hd95_mm_mean"] == ""
+  lines = [f"{x},{i / 10 if i % 3 else ''},0.05" for i, x in enumerate(STUDY)]
+  content = "\n".join([f"{HEADER},hd95_mm,assd_mm", *lines]) + "\n"
+  (tmp_path / "per_case.csv").write_text(content)
+  text = build.write(tmp_path, simulated.config(), simulated.ARMS)
+  assert "HD95, mm" in text
+  found = rows(tmp_path)["Teacher"]
+  assert float(found["hd95_mm_mean"]) == pytest.approx((0.7 + 0.8) / 2)
+  assert float(found["assd_mm_mean"]) == pytest.approx(0.05)
+
+
 def test_rows_are_teacher_student_then_arms_of_the_grid(tmp_path):
   study = [*trial("Z", 0.5, 0.6), *trial("H_KLD", 0.5, 0.7), *STUDY]
   write(tmp_path, study)
@@ -217,9 +231,9 @@ def test_one_case_gives_a_table_without_spread_or_p(tmp_path):
 def test_markdown_is_what_the_command_prints_and_its_columns_align(tmp_path):
   text = write(tmp_path, STUDY, SIZES)
   assert (tmp_path / "report" / "table.md").read_text() == text
-  lines = [x for x in text.splitlines() if x.startswith("|")]
-  assert len(lines) == 2 + 3
-  assert len({len(x) for x in lines}) == 1
+  for block in text.split("\n\n")[:2]:
+    assert len(block.splitlines()) == 2 + 3
+    assert len({len(x) for x in block.splitlines()}) == 1
   assert "70.00 ± 10.00" in text
   assert "83.6 M" in text
 

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import math
 import pathlib
 import re
 import warnings
@@ -48,6 +49,7 @@ class CaseFiles:
   group: str  # Empty: no manifest says it.
   image: pathlib.Path
   masks: tuple[pathlib.Path, ...]
+  spacing: tuple[float, float] | None = None  # mm per pixel, down and across.
 
 
 def find_cases(folder):
@@ -56,7 +58,9 @@ def find_cases(folder):
   The layout is recognised from the subfolders: `images/` and `masks/`,
   `original/` and `GT/` (UDIAT), or BUSI as published. A `manifest.csv` beside
   them, with a column `name` (file name without ending) and perhaps `class` and
-  `group`, overrides the labels and groups of any layout. No image is opened.
+  `group`, overrides the labels and groups of any layout. It may give the
+  `spacing` of pixels too, or `spacing_y` and `spacing_x`, in mm; a cell is
+  empty where it is not known. No image is opened.
 
   Raises:
     UserError: missing, empty or unknown folder; an image without a mask, a
@@ -190,13 +194,14 @@ def _apply_manifest(path, cases):
       case,
       label=rows[case.name].get("class", case.label),
       group=rows[case.name].get("group", ""),
+      spacing=rows[case.name]["spacing"],
     )
     for case in cases
   ]
 
 
 def _read_manifest(path):
-  """A dict from name to the row: name, and class and group if given."""
+  """A dict from name to the row: name, spacing; class and group if given."""
   if _leaves(path, path.parent):
     raise UserError(f"{path}: a link out of the folder; put the file there")
   try:
@@ -211,6 +216,12 @@ def _read_manifest(path):
     raise UserError(
       f"{path}: no column 'name' among {columns}; the first line must be "
       "'name,class,group', with commas"
+    )
+  if len({"spacing_y", "spacing_x"} & set(columns)) == 1 or (
+    {"spacing", "spacing_y"} <= set(columns)
+  ):
+    raise UserError(
+      f"{path}: give a column spacing, or both spacing_y and spacing_x"
     )
   rows = {}
   for number, line in lines:
@@ -232,8 +243,31 @@ def _read_manifest(path):
       )
     if name in rows:
       raise UserError(f"{where}: {name!r} appears twice; keep one row of it")
-    rows[name] = row
+    rows[name] = row | {"spacing": _spacing(line, where)}
   return rows
+
+
+def _spacing(line, where):
+  """What a row of the manifest says of its image's pixels, mm, or None."""
+  found = []
+  for one in ("spacing_y", "spacing_x"):
+    column = one if one in line else "spacing"
+    text = (line.get(column) or "").strip()
+    try:
+      value = float(text) if text else None
+    except ValueError:
+      value = math.nan
+    if value is not None and not 0 < value < math.inf:
+      raise UserError(
+        f"{where}: {column} is {text!r}; give millimetres per pixel, a number "
+        "above 0, or leave it empty where it is not known"
+      )
+    found.append(value)
+  if None not in found:
+    return tuple(found)
+  if found != [None, None]:
+    raise UserError(f"{where}: spacing_y or spacing_x is empty; give both")
+  return None
 
 
 def digest(cases):

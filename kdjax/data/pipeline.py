@@ -25,7 +25,7 @@ class Dataset:
 
   name: str  # "phantom", or the folder's own name.
   version: str
-  fingerprint: str  # sha256 in hex: names, groups, labels, original pixels.
+  fingerprint: str  # sha256 in hex: names, groups, labels, pixels, spacings.
   cases: tuple[str, ...]
   groups: tuple[str, ...]  # Cases of one group must not be split.
   labels: tuple[str, ...]
@@ -33,6 +33,8 @@ class Dataset:
   masks: np.ndarray  # uint8 [N, S, S], 1 in the lesion
   full_masks: tuple[np.ndarray, ...]  # bool [h, w] each, as on disk
   notes: tuple[str, ...]  # What a reader of the results should know.
+  # Of the cases where it is known: mm per pixel on disk, down and across.
+  spacings: dict = dataclasses.field(default_factory=dict)
   digests: tuple[str, ...] = ()  # Of each case, what the fingerprint is of all.
 
 
@@ -70,10 +72,13 @@ def load(data):
   if data.classes:
     rows = [row for row in rows if row["label"] in data.classes]
   column = lambda key: tuple(row[key] for row in rows)
+  spacings = _spacings(builder, column("name"))
+  # Where none is known they leave the fingerprint alone.
+  parts = (*column("digest"), repr(spacings).encode() if spacings else b"")
   return Dataset(
     name=name,
     version=str(builder.version),
-    fingerprint=hashlib.sha256(b"".join(column("digest"))).hexdigest(),
+    fingerprint=hashlib.sha256(b"".join(parts)).hexdigest(),
     cases=column("name"),
     groups=column("group"),
     labels=column("label"),
@@ -81,8 +86,16 @@ def load(data):
     masks=np.stack(column("mask")),
     full_masks=column("full_mask"),
     notes=tuple((builder.info.metadata or {}).get("notes", ())),
+    spacings=spacings,
     digests=tuple(digest.hex() for digest in column("digest")),
   )
+
+
+def _spacings(builder, names):
+  """What the manifest says of these cases; not in the cache, but read anew."""
+  files = getattr(builder.builder_config, "cases", ())
+  known = {case.name: case.spacing for case in files if case.spacing}
+  return {name: known[name] for name in names if name in known}
 
 
 def _choose(data, cache):
@@ -209,6 +222,7 @@ def describe(dataset, folds):
     ("empty masks", _count(empty)),
     ("groups", f"{len(groups)}, the largest of {max(groups.values())} cases"),
     ("size", f"width {low_w} to {high_w}, height {low_h} to {high_h}"),
+    *_describe_spacings(dataset),
     ("lesion", f"quartiles {', '.join(quartiles)} of the image"),
     *(("note", note) for note in dataset.notes),
   ]
@@ -228,6 +242,16 @@ def describe(dataset, folds):
         )
       )
   return "\n".join([*_align(facts), "", *_align(rows)])
+
+
+def _describe_spacings(dataset):
+  """A row on the pixels' spacing, or none where nothing is known of it."""
+  if not dataset.spacings:
+    return []
+  values = [x for pair in dataset.spacings.values() for x in pair]
+  said = f"{min(values):g} to {max(values):g} mm per pixel"
+  known = f"{len(dataset.spacings)} of {len(dataset.cases)} cases"
+  return [("spacing", f"{said}, {known}")]
 
 
 def _count(labels):

@@ -23,6 +23,8 @@ COLUMNS = (
   "empty_prediction",
   "precision",
   "recall",
+  "hd95_mm",
+  "assd_mm",
 )
 
 
@@ -61,5 +63,9 @@ def _rows(study, block, model, margins):
       "seed": block.seed,
       "case": dataset.cases[case],
       "group": dataset.groups[case],
-      **metrics.case_row(margin, dataset.full_masks[case]),
+      **metrics.case_row(
+        margin,
+        dataset.full_masks[case],
+        dataset.spacings.get(dataset.cases[case]),
+      ),
     }

@@ -83,14 +83,19 @@ def recall(prediction, truth):
   return float(np.count_nonzero(prediction & truth) / np.count_nonzero(truth))
 
 
-def surface_distances(prediction, truth):
-  """HD95 and ASSD in pixels, bool `[h, w]` twice to two floats.
+def surface_distances(prediction, truth, spacing=(1.0, 1.0)):
+  """HD95 and ASSD, bool `[h, w]` twice to two floats.
 
   A surface is the pixels of a mask that touch its outside, by an edge; the
   image's border is outside. HD95 is the larger of the two directed 95th
   percentiles of the distance to the other surface, ASSD the mean distance over
   the pixels of both surfaces (Taha and Hanbury,
   https://doi.org/10.1186/s12880-015-0068-x).
+
+  Args:
+    prediction: a mask.
+    truth: a mask.
+    spacing: of the pixels, down and across; the distances have its unit.
 
   Returns:
     `(hd95, assd)`, both the image's diagonal where nothing is predicted, both
@@ -100,31 +105,40 @@ def surface_distances(prediction, truth):
   if not truth.any():
     return float("nan"), float("nan")
   if not prediction.any():
-    diagonal = float(np.hypot(*truth.shape))
+    diagonal = float(np.hypot(*np.multiply(truth.shape, spacing)))
     return diagonal, diagonal
   # Both surfaces lie in this box, so cropping costs nothing and saves the time
   # of transforming an image that is mostly background.
   box = ndimage.find_objects(prediction | truth, max_label=1)[0]
   prediction, truth = prediction[box], truth[box]
-  there = _distances(_surface(prediction), _surface(truth))
-  back = _distances(_surface(truth), _surface(prediction))
+  there = _distances(_surface(prediction), _surface(truth), spacing)
+  back = _distances(_surface(truth), _surface(prediction), spacing)
   hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
   return float(hd95), float(np.mean(np.concatenate([there, back])))
 
 
-def case_row(margin, truth):
+def case_row(margin, truth, spacing=None):
   """All metrics of one case, `[S, S]` and bool `[h, w]` to a dict.
 
   The prediction is where the upsampled margin is above 0; a margin that is not
   a number predicts nothing.
 
+  Args:
+    margin: lesion logit minus background logit.
+    truth: the original mask.
+    spacing: mm per pixel of the mask, down and across; None if not known.
+
   Returns:
     `dice`, `iou` in [0, 1]; `hd95`, `assd` in pixels of the original mask;
-    `empty_truth`, `empty_prediction`, 0 or 1; `precision`, `recall` in [0, 1].
+    `empty_truth`, `empty_prediction`, 0 or 1; `precision`, `recall` in [0, 1];
+    `hd95_mm`, `assd_mm`, None where the spacing is not known.
   """
   truth = np.asarray(truth, bool)
   prediction = upsample(margin, truth.shape) > 0
   hd95, assd = surface_distances(prediction, truth)
+  hd95_mm, assd_mm = (
+    surface_distances(prediction, truth, spacing) if spacing else (None, None)
+  )
   return {
     "dice": dice(prediction, truth),
     "iou": iou(prediction, truth),
@@ -134,6 +148,8 @@ def case_row(margin, truth):
     "empty_prediction": int(not prediction.any()),
     "precision": precision(prediction, truth),
     "recall": recall(prediction, truth),
+    "hd95_mm": hd95_mm,
+    "assd_mm": assd_mm,
   }
 
 
@@ -153,6 +169,6 @@ def _surface(mask):
   return mask & ~ndimage.binary_erosion(mask)
 
 
-def _distances(start, goal):
+def _distances(start, goal, spacing):
   """From every pixel of `start` to the nearest of `goal`, `[n]`."""
-  return ndimage.distance_transform_edt(~goal)[start]
+  return ndimage.distance_transform_edt(~goal, sampling=spacing)[start]

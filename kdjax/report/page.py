@@ -130,9 +130,10 @@ def _main_table(results, table, notes):
       [(x, number[name]) for name, x in zip(header, cells, strict=True)]
     )
   text = _table(header, values)
+  text += "<h3>Other measures, means over tested cases</h3>"
+  text += _table(*tables.measures(table))
   if costs := tables.efficiency(results):
-    text += "<h3>What the networks cost</h3>"
-    text += _table(costs[0], [[(x, x) for x in row] for row in costs[1]])
+    text += "<h3>What the networks cost</h3>" + _table(*costs)
   items = "".join(f"<li>{html.escape(x)}</li>" for x in notes)
   return f'{text}<ul class="notes">{items}</ul>'
 

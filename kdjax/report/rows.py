@@ -17,6 +17,8 @@ from kdjax import files
 _TEXT = ("model", "case", "group")
 _COUNTS = ("fold", "seed", "empty_truth", "empty_prediction")
 _LIMITS = {"dice": 1, "iou": 1, "hd95": math.inf, "assd": math.inf}
+# Empty where the spacing of the pixels is not known, of every case perhaps.
+_MILLIMETRES = ("hd95_mm", "assd_mm")
 _TRIAL = ["model", "fold", "seed"]
 
 
@@ -24,12 +26,13 @@ def read(workdir):
   """Reads and checks per_case.csv: a frame, one row per model, trial and case.
 
   `dice` and `iou` are in [0, 1], NaN where `empty_truth`, as in
-  `evaluate.metrics`.
+  `evaluate.metrics`; `hd95_mm` and `assd_mm` may not be there.
 
   Raises:
     UserError: the file is missing or damaged.
   """
   path = epath.Path(workdir) / "per_case.csv"
+  numbers = (*_LIMITS, *_MILLIMETRES)
   if not path.exists():
     raise errors.UserError(
       f"{path}: no such file; `kdjax train` writes it when all trials are done."
@@ -38,9 +41,9 @@ def read(workdir):
     # A case may be called "007" or "NA", so words stay words.
     frame = pd.read_csv(
       io.BytesIO(path.read_bytes()),
-      dtype=dict.fromkeys(_TEXT, str) | dict.fromkeys(_LIMITS, float),
+      dtype=dict.fromkeys(_TEXT, str) | dict.fromkeys(numbers, float),
       keep_default_na=False,
-      na_values=dict.fromkeys(_LIMITS, ["", "nan", "NaN"]),
+      na_values=dict.fromkeys(numbers, ["", "nan", "NaN"]),
     )
     damage = _damage(frame)
   except (OSError, ValueError) as error:
@@ -136,6 +139,8 @@ def _damage(frame):
     bad[name] = lesion & ~frame[name].between(0, limit)
   for name in ("dice", "iou"):
     bad[name] |= ~lesion & frame[name].notna()
+  for name in set(_MILLIMETRES) & set(frame):
+    bad[name] = frame[name].notna() & ~frame[name].between(0, math.inf)
   for name, rows in bad.items():
     if rows.any():
       return f"line {rows.idxmax() + 2}, {name}"

@@ -24,6 +24,8 @@ STATISTICS = (
   "recall_mean",
   "hd95_mean",
   "assd_mean",
+  "hd95_mm_mean",
+  "assd_mm_mean",
   "missed",
   "false_alarms",
   "t_p_teacher",
@@ -40,6 +42,16 @@ PUBLISHED_COLUMNS = (
   "published_p_teacher",
   "published_p_student",
 )
+# Of `rows.read`, beside Dice; their means are columns of the table.
+MEASURES = {
+  "iou": "IoU",
+  "precision": "precision",
+  "recall": "recall",
+  "hd95": "HD95, px",
+  "assd": "ASSD, px",
+  "hd95_mm": "HD95, mm",
+  "assd_mm": "ASSD, mm",
+}
 TRIALS = ("model", "fold", "seed", "cases", "dice_mean", "epochs", "diverged")
 _LATEX = str.maketrans(
   {character: "\\" + character for character in "&%$#_{}"}
@@ -53,15 +65,16 @@ def summarize(results):
   """The table as a frame: `COLUMNS`, then the published if asked for.
 
   Dice, IoU, precision and recall are in [0, 1], distances in pixels of the
-  original mask, the interval is 95 % BCa over groups; `missed` counts lesions
-  and `false_alarms` images without one, over folds and seeds.
+  original mask, and in mm over the cases whose spacing is known. The interval
+  is 95 % BCa over groups; `missed` counts lesions and `false_alarms` images
+  without one, over folds and seeds.
   """
   per_case = results.per_case
   scores = results.scores.reindex(columns=list(results.models))
   groups = rows.groups(per_case, scores.index)
   others = {
     name: rows.units(per_case, name).mean()
-    for name in ("iou", "precision", "recall", "hd95", "assd")
+    for name in MEASURES
     if name in per_case
   }
   lesion = per_case["empty_truth"] == 0
@@ -168,8 +181,8 @@ def markdown(results, table, notes):
   """Table, answer, claims and notes in GitHub's Markdown, columns aligned."""
   header, body = cells(results, table)
   lines = grid(header, body)
-  if costs := efficiency(results):
-    lines += ["", *grid(*costs)]
+  for head, values in filter(None, (measures(table), efficiency(results))):
+    lines += ["", *grid(head, [[text for text, _ in row] for row in values])]
   lines += ["", *results.answer]
   if results.config.published:
     lines += ["", "The published claims, on these numbers:", ""]
@@ -262,34 +275,54 @@ def cells(results, table):
   return header, body
 
 
+def measures(table):
+  """Header and rows of the means beside Dice, those of which any is known.
+
+  A cell is its words and its number, as in `efficiency`.
+  """
+  known = [x for x in MEASURES if table[f"{x}_mean"].notna().any()]
+  share = ("iou", "precision", "recall")
+
+  def cell(name, x):
+    return _known(f"{100 * x:.2f}" if name in share else f"{x:.2f}", x)
+
+  return ["model", *(MEASURES[x] for x in known)], [
+    [(row["model"],) * 2, *(cell(x, row[f"{x}_mean"]) for x in known)]
+    for row in table.to_dict("records")
+  ]
+
+
 def efficiency(results):
   """Header and rows on what networks cost, or None if nothing is known.
 
-  An arm that cost what its Student cost is left out.
+  A cell is its words and its number. An arm that cost what its Student cost is
+  left out.
   """
   frame = results.efficiency.reindex(list(results.models))
   if frame.drop(columns="parameters").isna().all(axis=None):
     return None
   header = ["network", "parameters", "multiply-adds", "latency, ms", "file"]
   header += ["training, device-seconds"]
-  body = [
-    [
-      row.Index,
-      words.si(row.parameters),
-      words.si(row.multiply_adds),
-      "-" if pd.isna(row.latency_ms) else f"{row.latency_ms:.3g}",
-      words.si(row.file_bytes, "B"),
-      "-" if pd.isna(row.device_seconds) else f"{row.device_seconds:,.0f}",
+  rows = {
+    row.Index: [
+      _known(words.si(row.parameters), row.parameters),
+      _known(words.si(row.multiply_adds), row.multiply_adds),
+      _known(f"{row.latency_ms:.3g}", row.latency_ms),
+      _known(words.si(row.file_bytes, "B"), row.file_bytes),
+      _known(f"{row.device_seconds:,.0f}", row.device_seconds),
     ]
     for row in frame.itertuples()
-  ]
-  costs = {line[0]: line[1:] for line in body}
-  same = lambda x: costs[x] == costs.get(results.references.get(x))
+  }
   return header, [
-    line
-    for line in body
-    if line[0] not in results.distilled or not same(line[0])
+    [(model,) * 2, *row]
+    for model, row in rows.items()
+    if model not in results.distilled
+    or row != rows.get(results.references[model])
   ]
+
+
+def _known(text, number):
+  return ("-", None) if pd.isna(number) else (text, number)
 
 
 def _interval(low, high):
