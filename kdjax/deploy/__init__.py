@@ -1,1 +1,1 @@
-"""A trained network as a file of its own, and predictions from it."""
+"""Before a run and after it: the plan for a TPU, the network as one file."""

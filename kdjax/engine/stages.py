@@ -108,7 +108,7 @@ def _check_split(objectives):
 class Programs:
   """The compiled programs of a stage, each compiled once for all its waves."""
 
-  def __init__(self, study, stage, num_blocks):
+  def __init__(self, study, stage, num_blocks, devices=None):
     config = study.config
     training = stage.training
     self.study = study
@@ -118,6 +118,7 @@ class Programs:
       num_blocks,
       training.batch_size,
       blocks_at_once=config.engine.blocks_at_once,
+      devices=devices,
     )
     model = study.make_model(stage.name, self.layout.batch_axis)
     objectives = trials.objectives(stage.arms)
