@@ -1,6 +1,7 @@
 """The `kdjax` command: flags and nothing else."""
 
 import argparse
+import json
 import os
 import pathlib
 import re
@@ -127,6 +128,21 @@ def _parser():
     metavar="CASE,...",
     help="test cases to draw, instead of the best, median and worst",
   )
+  plan = command(
+    "plan",
+    _plan,
+    "Compile a study for a TPU slice without having one; print what it takes.",
+    config=True,
+  )
+  plan.add_argument(
+    "--topology",
+    required=True,
+    metavar="CHIP:SHAPE",
+    help="such as v5e:2x4 or v5p:2x2x1; chips are v4, v5e, v5p and v6e",
+  )
+  plan.add_argument(
+    "--json", type=pathlib.Path, metavar="FILE", help="also write the figures"
+  )
   command(
     "data",
     _data,
@@ -226,6 +242,21 @@ def _asked(workdir):
   stored = (workdir / "efficiency.csv").exists()
   counts = {} if stored else studies.parameters(config)
   return config, trials.make_arms(config.grid), counts
+
+
+def _plan(options):
+  from kdjax import configs
+  from kdjax import files
+  from kdjax.deploy import forecast
+  from kdjax.deploy import plan
+  from kdjax.deploy import topology
+
+  config = configs.load(options.config, options.overrides)
+  planned = plan.make_plan(config, topology.make_slice(options.topology))
+  print(forecast.table(planned))
+  if options.json:
+    text = json.dumps(forecast.numbers(planned), indent=2) + "\n"
+    files.write_text(options.json, text)
 
 
 def _data(options):

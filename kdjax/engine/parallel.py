@@ -103,18 +103,17 @@ class Layout:
 
   def replicate(self, tree):
     """Puts a copy of `tree` on every device."""
-    return jax.device_put(
-      tree, jax.NamedSharding(self._mesh, jax.sharding.PartitionSpec())
-    )
-
-  @property
-  def _mesh(self):
-    return jax.sharding.Mesh(np.array(self.devices), (AXIS,))
+    return self._put(tree, jax.sharding.PartitionSpec())
 
   def _place(self, tree):
+    return self._put(tree, jax.sharding.PartitionSpec(AXIS))
+
+  def _put(self, tree, spec):
+    if self.devices[0].local_hardware_id is None:
+      return tree  # A topology's devices are not there, but to compile for.
     # A state that is placed before the first call does not trace twice.
-    sharding = jax.NamedSharding(self._mesh, jax.sharding.PartitionSpec(AXIS))
-    return jax.device_put(tree, sharding)
+    mesh = jax.sharding.Mesh(np.array(self.devices), (AXIS,))
+    return jax.device_put(tree, jax.NamedSharding(mesh, spec))
 
 
 def memory(device):

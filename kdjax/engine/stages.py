@@ -95,8 +95,8 @@ def stream(train, block, step, steps, batch_size):
   }
 
 
-def make_layout(study, stage, num_blocks):
-  """Where the trials of `num_blocks` blocks of `stage` go.
+def make_layout(study, stage, num_blocks, devices=None):
+  """Where the trials of `num_blocks` blocks of `stage` go on `devices`.
 
   Raises:
     UserError: they have to split their batches over the devices, which do not
@@ -107,6 +107,7 @@ def make_layout(study, stage, num_blocks):
     num_blocks,
     stage.training.batch_size,
     blocks_at_once=study.config.engine.blocks_at_once,
+    devices=devices,
   )
   for objective in trials.objectives(stage.arms) if layout.split_batch else ():
     if losses.LOSSES[objective.loss].over == "cases":
@@ -121,12 +122,12 @@ def make_layout(study, stage, num_blocks):
 class Programs:
   """The compiled programs of a stage, each compiled once for all its waves."""
 
-  def __init__(self, study, stage, num_blocks):
+  def __init__(self, study, stage, num_blocks, devices=None):
     config = study.config
     training = stage.training
     self.study = study
     self.stage = stage
-    self.layout = make_layout(study, stage, num_blocks)
+    self.layout = make_layout(study, stage, num_blocks, devices)
     model = study.make_model(stage.name, self.layout.batch_axis)
     objectives = trials.objectives(stage.arms)
     regressors = study.make_regressors() if objectives else {}

@@ -131,8 +131,13 @@ def load_data(config):
   return dataset, splits.make_folds(dataset, config.splits)
 
 
-def make_study(config, workdir):
+def make_study(config, workdir, dataset=None):
   """Loads the data and checks everything that can be checked before compiling.
+
+  Args:
+    config: `ConfigDict`.
+    workdir: where everything is written.
+    dataset: `pipeline.Dataset` to take instead of the config's.
 
   Raises:
     UserError: names the field, file or case at fault.
@@ -142,7 +147,8 @@ def make_study(config, workdir):
     make_model(config[role], config.engine, role)
   arms = trials.make_arms(config.grid)
   _check_training(config)
-  dataset, folds = load_data(config)
+  dataset = dataset or pipeline.load(config.data)
+  folds = splits.make_folds(dataset, config.splits)
   for fold in config.folds:
     if not 0 <= fold < len(folds):
       raise UserError(

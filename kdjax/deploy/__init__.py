@@ -1,0 +1,1 @@
+"""From the study to where it runs: plans for TPU slices."""

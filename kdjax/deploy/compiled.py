@@ -1,0 +1,188 @@
+"""A stage's programs, compiled for devices that need not be there.
+
+They are the programs of `stages.Programs`, lowered from shapes alone; the
+compiler tells their arithmetic, traffic and memory, for one device.
+"""
+
+import dataclasses
+import functools
+import re
+import time
+
+import jax
+import numpy as np
+
+from kdjax.deploy import topology
+from kdjax.engine import stages
+from kdjax.models import folding
+
+# What the loop calls in every epoch, the likeliest not to fit first.
+PROGRAMS = ("train_epoch", "evaluate", "finish_epoch")
+
+
+class DoesNotFit(Exception):
+  """A program wants more memory than a device has.
+
+  Attributes:
+    program: its name.
+    needed: bytes that it wants, None where the compiler did not say.
+  """
+
+  def __init__(self, program, needed):
+    super().__init__(program, needed)
+    self.program = program
+    self.needed = needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What one call of a program costs a device; of an epoch, one step.
+
+  Attributes:
+    flops: operations.
+    traffic: bytes read and written, as the compiler counts them; what stays in
+      the chip's own memory is counted too.
+    held: bytes of the arguments.
+    working: bytes of temporaries, of results that take no argument's place and
+      of the program itself.
+    seconds: that compiling took.
+    text: optimised HLO.
+  """
+
+  flops: float
+  traffic: float
+  held: int
+  working: int
+  seconds: float
+  text: str = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCost:
+  """A stage on the devices: how it is laid out and what its programs cost.
+
+  Attributes:
+    programs: `stages.Programs`.
+    waves: rounds of blocks until all have trained.
+    costs: `Cost` by name of the program.
+    calls: how often an epoch runs each; of the training, its steps.
+  """
+
+  programs: stages.Programs
+  waves: int
+  costs: dict
+  calls: dict
+
+  @property
+  def memory(self):
+    """Bytes a device needs: what training holds stays during evaluation."""
+    held = self.costs["train_epoch"].held
+    return held + max(cost.working for cost in self.costs.values())
+
+
+def compile_stage(study, stage, devices):
+  """Compiles what `loop.run_stage` would run, and asks what it costs.
+
+  Args:
+    study: `Study`.
+    stage: `stages.Stage`.
+    devices: to compile for.
+
+  Raises:
+    DoesNotFit: a program wants more memory than a device has.
+  """
+  programs = stages.Programs(study, stage, len(study.blocks), devices)
+  costs = {name: compile_program(programs, name) for name in PROGRAMS}
+  wave = list(study.blocks[: programs.layout.wave])
+  return StageCost(
+    programs=programs,
+    waves=-(-len(study.blocks) // programs.layout.wave),
+    costs=costs,
+    calls={
+      "train_epoch": programs.steps_per_epoch,
+      "evaluate": sum(1 for _ in programs.chunks(wave, "val")),
+      "finish_epoch": 1,
+    },
+  )
+
+
+def compile_program(programs, name):
+  """The `Cost` of one of `PROGRAMS`.
+
+  Raises:
+    DoesNotFit: it wants more memory than a device has.
+  """
+  begun = time.perf_counter()
+  try:
+    lowered = getattr(programs, name).lower(*arguments(programs)[name])
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    needed, _ = topology.overflow(error)
+    raise DoesNotFit(f"{programs.stage.name}'s {name}", needed) from error
+  text = compiled.as_text()
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  # The compiler counts the body of a loop once, and a loop that it has written
+  # out as often as it runs.
+  looped = re.search(r"while\(.*shard_map/while\"", text)
+  written_out = name == "train_epoch" and not looped
+  repeats = programs.steps_per_epoch if written_out else 1
+  return Cost(
+    flops=cost["flops"] / repeats,
+    traffic=cost["bytes accessed"] / repeats,
+    held=memory.argument_size_in_bytes,
+    working=memory.temp_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.generated_code_size_in_bytes,
+    seconds=time.perf_counter() - begun,
+    text=text,
+  )
+
+
+def arguments(programs):
+  """The shapes that `loop` gives to each program of an epoch, by its name."""
+  study, stage, layout = programs.study, programs.stage, programs.layout
+  wave = list(study.blocks[: layout.wave])
+  batches = programs.batches(wave, dict.fromkeys(wave, 0))
+  devices, blocks = layout.block_ids.shape
+  arms = layout.arm_ids.shape[1]
+
+  def spread(tree, *lead):
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((devices, *lead, *x.shape), x.dtype), tree
+    )
+
+  key = study.blocks[0].key
+  states = spread(jax.eval_shape(programs.init, key, {}), blocks, arms)
+  shared = {
+    "key": spread(jax.eval_shape(lambda: key), blocks),
+    "teacher": spread(_teacher(study), blocks) if stage.teacher else {},
+  }
+  epochs = spread(jax.ShapeDtypeStruct((), np.int32), blocks)
+  return {
+    "train_epoch": (
+      states,
+      programs.trials,
+      # The teacher's answers, where they are asked for once.
+      jax.eval_shape(functools.partial(programs.remember, wave), shared),
+      programs.data,
+      layout.parts(batches)[0],
+    ),
+    "evaluate": (
+      states.params["student"],
+      states.batch_stats,
+      programs.data,
+      next(iter(programs.chunks(wave, "val"))),
+    ),
+    "finish_epoch": (states, epochs, states.best_loss),
+  }
+
+
+def _teacher(study):
+  """Shapes of a teacher in inference form."""
+  model, images = study.make_model("teacher"), study.blank("teacher")
+  return jax.eval_shape(
+    lambda: folding.fold(model, model.init(study.blocks[0].key, images))[1]
+  )

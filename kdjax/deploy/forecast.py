@@ -1,0 +1,141 @@
+"""What a plan means: memory, roofline times, the length of the whole grid."""
+
+from kdjax.deploy import topology
+
+# Programs of an epoch, as a reader calls them.
+_NAMES = {
+  "train_epoch": "training step",
+  "evaluate": "evaluation",
+  "finish_epoch": "end of epoch",
+}
+_GIB = 2**30
+
+
+def roofline(cost, chip):
+  """Seconds that a chip needs at least: the slower of arithmetic and memory."""
+  return max(cost.flops / chip.flops, cost.traffic / chip.bandwidth)
+
+
+def numbers(plan):
+  """All that the report says, as a tree for JSON; in bytes, seconds, counts.
+
+  What a program costs is one call's on one chip; the training step's call is a
+  step.
+  """
+  stages = {name: _stage(plan, plan.costs[name]) for name in plan.costs}
+  total = lambda key: sum(stage[key] for stage in stages.values())
+  return {
+    "topology": plan.slice.name,
+    "chips": len(plan.slice.devices),
+    "hosts": len({d.process_index for d in plan.slice.devices}),
+    "hbm_bytes": plan.slice.memory,
+    "settings": plan.settings,
+    "refused": list(plan.refused),
+    "assumed": list(plan.assumed),
+    "stages": stages,
+    "seconds_at_least": total("seconds_at_least"),
+    "seconds_at_most": total("seconds_at_most"),
+  }
+
+
+def _stage(plan, cost):
+  chip, training = plan.slice.chip, cost.programs.stage.training
+  layout = cost.programs.layout
+  programs = {
+    name: {
+      "calls_in_an_epoch": cost.calls[name],
+      "flops": one.flops,
+      "bytes": one.traffic,
+      "roofline_seconds": roofline(one, chip),
+      "compile_seconds": one.seconds,
+    }
+    for name, one in cost.costs.items()
+  }
+  epoch = sum(
+    one["calls_in_an_epoch"] * one["roofline_seconds"]
+    for one in programs.values()
+  )
+  stage_seconds = lambda epochs: cost.waves * epochs * epoch
+  split = len(layout.devices) if layout.split_batch else 1
+  return {
+    "arms": len(cost.programs.stage.arms),
+    "blocks": len(plan.study.blocks),
+    "chips_at_work": len(layout.devices),
+    "trials_on_a_chip": layout.block_ids.shape[1] * layout.arm_ids.shape[1],
+    "batch_on_a_chip": training.batch_size // split,
+    "waves": cost.waves,
+    "hbm_bytes": cost.memory,
+    "programs": programs,
+    "epoch_seconds": epoch,
+    "max_epochs": training.max_epochs,
+    "seconds_at_least": stage_seconds(
+      min(training.patience + 1, training.max_epochs)
+    ),
+    "seconds_at_most": stage_seconds(training.max_epochs),
+  }
+
+
+def table(plan):
+  """The report as text."""
+  n, chip = numbers(plan), plan.slice.chip
+  flags = " ".join(f"--config.{k}={v}" for k, v in plan.settings.items())
+  lines = [
+    f"{n['topology']}: {n['chips']} chips on {n['hosts']} host(s), each of "
+    f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s and "
+    f"{n['hbm_bytes'] / _GIB:.2f} GiB of HBM.",
+    *plan.refused,
+    *([f"The largest setting that fits: {flags}"] if flags else []),
+    "",
+    *_columns(n),
+    "",
+    f"Whole grid at the roofline: {_time(n['seconds_at_least'])} (all stop "
+    f"after their patience) to {_time(n['seconds_at_most'])} (none stops).",
+    "",
+    "Costs are one chip's, counted by the compiler; at the roofline either its",
+    "arithmetic or its HBM never waits, so real steps take longer, and what",
+    "chips send each other, compiling, checkpoints and the host come on top.",
+    f"Rates are Google's ({topology.SOURCE}), of bfloat16, in which",
+    "float32 convolutions are multiplied too: JAX's default on TPUs.",
+    *plan.assumed,
+  ]
+  return "\n".join(lines)
+
+
+def _columns(n):
+  """A column a stage, aligned."""
+  stages = n["stages"].values()
+  rows = [("", *n["stages"])]
+
+  def row(label, say):
+    rows.append((label, *(say(stage) for stage in stages)))
+
+  row("arms x blocks", lambda s: f"{s['arms']} x {s['blocks']}")
+  row("chips at work", lambda s: f"{s['chips_at_work']} of {n['chips']}")
+  row("trials on a chip", lambda s: f"{s['trials_on_a_chip']}")
+  row("cases of a batch on a chip", lambda s: f"{s['batch_on_a_chip']}")
+  row("waves", lambda s: f"{s['waves']}")
+  row(
+    "HBM used, GiB",
+    lambda s: (
+      f"{s['hbm_bytes'] / _GIB:.2f}"
+      f" ({100 * s['hbm_bytes'] / n['hbm_bytes']:.0f} %)"
+    ),
+  )
+  for name, label in _NAMES.items():
+    ours = lambda say, name=name: lambda s: say(s["programs"][name])
+    row(f"{label}: TFLOP", ours(lambda p: f"{p['flops'] / 1e12:.3f}"))
+    row("  GB moved", ours(lambda p: f"{p['bytes'] / 1e9:.2f}"))
+    row("  roofline, ms", ours(lambda p: f"{1e3 * p['roofline_seconds']:.2f}"))
+    row("  calls in an epoch", ours(lambda p: f"{p['calls_in_an_epoch']}"))
+    row("  compiled in, s", ours(lambda p: f"{p['compile_seconds']:.0f}"))
+  row("epoch at the roofline, s", lambda s: f"{s['epoch_seconds']:.3f}")
+  row("epochs at most", lambda s: f"{s['max_epochs']}")
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in rows]
+
+
+def _time(seconds):
+  for unit, size in (("h", 3600), ("min", 60)):
+    if seconds >= 2 * size:
+      return f"{seconds / size:.1f} {unit}"
+  return f"{seconds:.2g} s"

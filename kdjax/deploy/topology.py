@@ -1,0 +1,141 @@
+"""Slices of TPUs that are not there: devices to compile for, and their limits.
+
+libtpu holds the compiler of every TPU and needs none of them.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import re
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+
+from kdjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What Google publishes of a chip.
+
+  Attributes:
+    flops: bfloat16 operations per second at most. A float32 convolution runs
+      at this rate too: at JAX's default precision it is one bfloat16 pass.
+    bandwidth: of HBM, bytes per second at most.
+    dimensions: of the torus that a slice is cut from.
+    options: what libtpu wants to know besides the slice.
+  """
+
+  flops: float
+  bandwidth: float
+  dimensions: int
+  options: dict = dataclasses.field(default_factory=dict)
+
+
+SOURCE = "cloud.google.com/tpu/docs"
+CHIPS = {
+  # The two cores of a v4 are one device, as JAX has them on a TPU VM.
+  "v4": Chip(275e12, 1200e9, 3, {"chip_config_name": "megacore"}),
+  "v5e": Chip(197e12, 819e9, 2),
+  "v5p": Chip(459e12, 2765e9, 3),
+  "v6e": Chip(918e12, 1638e9, 2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+  """A TPU slice to compile for.
+
+  Attributes:
+    name: such as "v5e:2x4".
+    chip: `Chip`.
+    devices: one a chip.
+    memory: bytes of HBM that the compiler lets a device use.
+  """
+
+  name: str
+  chip: Chip
+  devices: tuple
+  memory: int
+
+
+def make_slice(name):
+  """The slice called `name`, such as "v5e:2x4" or "v5p:2x2x1".
+
+  Takes JAX off every accelerator of this machine, for good: call it first.
+
+  Raises:
+    UserError: libtpu is missing, or knows no such slice.
+  """
+  if importlib.util.find_spec("libtpu") is None:
+    raise UserError(
+      "kdjax plan needs libtpu, which compiles for TPUs: pip install "
+      "'kdjax[plan]'."
+    )
+  generation, _, shape = name.partition(":")
+  if generation not in CHIPS:
+    raise UserError(
+      f"--topology={name}: {generation!r} is unknown; choose from "
+      f"{', '.join(CHIPS)}, such as v5e:2x4 or v5p:2x2x1."
+    )
+  chip = CHIPS[generation]
+  unit = "x".join(["2", "2", "1"][: chip.dimensions])
+  if not re.fullmatch("x".join([r"[1-9]\d*"] * chip.dimensions), shape):
+    raise UserError(
+      f"--topology={name}: a slice of {generation} has {chip.dimensions} "
+      f"sides, such as {generation}:{unit}."
+    )
+  _stay_off_the_hardware()
+  options = dict(chip.options)
+  if set(shape) == set("1x"):  # A chip alone, on a host of its own.
+    options["chips_per_host_bounds"] = (1, 1, 1)
+  try:
+    topology = topologies.get_topology_desc(name, "tpu", **options)
+  except jax.errors.JaxRuntimeError as error:
+    raise UserError(
+      f"--topology={name}: libtpu knows no such slice; choose a multiple of "
+      f"{generation}:{unit} ({str(error).splitlines()[0]})."
+    ) from error
+  devices = tuple(topology.devices)
+  return Slice(name, chip, devices, _memory(devices[0]))
+
+
+def _stay_off_the_hardware():
+  """Lets libtpu compile where it finds no TPU, or one that another uses."""
+  jax.config.update("jax_platforms", "cpu")
+  os.environ.update(
+    TPU_SKIP_MDS_QUERY="1",  # Ask no metadata server of a cloud.
+    TPU_ACCELERATOR_TYPE="v5litepod-4",  # Of the host, not of the slice.
+    TPU_WORKER_HOSTNAMES="localhost",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # The lock is for those who run on it.
+    TPU_LOG_DIR="disabled",
+  )
+
+
+_OVERFLOW = re.compile(
+  r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"
+)
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def overflow(error):
+  """Bytes wanted and bytes there, by the compiler's error; None if untold."""
+  if not (found := _OVERFLOW.search(str(error))):
+    return None, None
+  wanted, unit, there, other = found.groups()
+  return int(float(wanted) * _UNITS[unit]), int(float(there) * _UNITS[other])
+
+
+def _memory(device):
+  """What the compiler has of HBM: asked for too much, it says so."""
+  here = jax.sharding.SingleDeviceSharding(device)
+  much = jax.ShapeDtypeStruct((2**42,), jnp.int8, sharding=here)
+  try:
+    jax.jit(lambda x: x + x[::-1]).lower(much).compile()
+  except jax.errors.JaxRuntimeError as error:
+    _, there = overflow(error)
+    if there:
+      return there
+    raise
+  raise AssertionError("libtpu compiled 4 TiB for one device")

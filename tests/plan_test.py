@@ -1,0 +1,210 @@
+"""A plan compiles what `train` runs, and finds the largest that fits."""
+
+import importlib.util
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from configs import paper
+from kdjax import cli
+from kdjax.deploy import compiled
+from kdjax.deploy import forecast
+from kdjax.deploy import plan
+from kdjax.deploy import topology
+from kdjax.engine import convolution
+from kdjax.engine import loop
+from kdjax.engine import parallel
+from kdjax.engine import stages
+from kdjax.errors import UserError
+from tests import conftest
+
+GIB = 2**30
+
+
+@pytest.fixture
+def no_libtpu(monkeypatch):
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    "find_spec",
+    lambda name, *rest: None if name == "libtpu" else find(name, *rest),
+  )
+
+
+def test_without_libtpu_a_line_says_what_to_install(no_libtpu, capsys):
+  argv = ["plan", "--config=configs/paper.py:tiny", "--topology=v5e:2x4"]
+  assert cli.main(argv) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "needs libtpu" in line and "pip install 'kdjax[plan]'" in line
+
+
+@pytest.mark.parametrize(
+  ("name", "said"),
+  [
+    ("v9:2x2", "'v9' is unknown; choose from v4, v5e, v5p, v6e"),
+    ("v5e", "a slice of v5e has 2 sides, such as v5e:2x2"),
+    ("v5p:2x2", "a slice of v5p has 3 sides, such as v5p:2x2x1"),
+    ("v5e:2x0", "a slice of v5e has 2 sides"),
+  ],
+)
+def test_a_slice_that_is_none_is_refused(name, said, monkeypatch):
+  monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: object())
+  with pytest.raises(UserError, match=said):
+    topology.make_slice(name)
+
+
+def test_what_the_compiler_wanted_is_read_from_its_error():
+  text = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+    "for HLO temporaries (146.49G) exceeds available HBM (15.75G)."
+  )
+  wanted, there = topology.overflow(text)
+  assert wanted == pytest.approx(146.49 * GIB)
+  assert there == 15.75 * GIB
+  assert topology.overflow("RESOURCE_EXHAUSTED: no") == (None, None)
+
+
+def test_a_plan_takes_the_lowering_that_a_tpu_would_choose():
+  config = paper.get_config("tiny").lock()
+  study = plan.make_study(config, plan.stand_in(config)[0])
+  chosen = convolution.choose(study.config.engine.lowering)
+  assert chosen is convolution.choose("auto", "tpu")
+
+
+def test_the_shapes_compiled_are_those_that_training_has(tmp_path, monkeypatch):
+  """The loop runs with programs that only look at their arguments."""
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  seen = set()
+
+  class Watched(stages.Programs):
+    def __init__(self, study, stage, *rest):
+      super().__init__(study, stage, *rest)
+      planned = compiled.arguments(self)
+
+      def watch(name, result):
+        def program(*arguments):
+          assert shapes(arguments) == shapes(planned[name])
+          seen.add((stage.name, name))
+          return result(*arguments)
+
+        return program
+
+      trials = planned["finish_epoch"][2].shape
+      self.train_epoch = watch("train_epoch", lambda states, *_: states)
+      self.evaluate = watch(
+        "evaluate",
+        lambda *_: dict.fromkeys(
+          ("loss", "cases", "dice", "lesions"), np.ones(trials, np.float32)
+        ),
+      )
+      self.finish_epoch = watch(
+        "finish_epoch",
+        lambda states, *_: states.replace(live=np.zeros(trials, bool)),
+      )
+
+  monkeypatch.setattr(stages, "Programs", Watched)
+  config = conftest.make_config()
+  config.folds = (0, 1)
+  loop.train(conftest.make_study(config, ["Student", "HReg_KLD"], tmp_path))
+  programs = ("train_epoch", "evaluate", "finish_epoch")
+  assert seen == {(s, p) for s in ("teacher", "student") for p in programs}
+
+
+SLICE = topology.Slice(
+  "v5e:2x2", topology.CHIPS["v5e"], tuple(jax.devices()), 16 * GIB
+)
+
+
+def cost(gib=1.0, flops=1e12, traffic=1e9):
+  return compiled.Cost(flops, traffic, GIB, int((gib - 1) * GIB), 2.0, "")
+
+
+def fitting(least):
+  """Stands in for the compiler: what is above `least` does not fit."""
+
+  def compile_stage(study, stage, devices):
+    engine = study.config.engine
+    if (engine.blocks_at_once, engine.dtype) > least:
+      raise compiled.DoesNotFit(f"{stage.name}'s train_epoch", 20 * GIB)
+    return compiled.StageCost(
+      programs=types.SimpleNamespace(
+        stage=stage,
+        layout=parallel.make_layout(
+          len(stage.arms), 1, 4, devices=jax.devices()
+        ),
+      ),
+      waves=2,
+      costs={
+        "train_epoch": cost(10, 197e12, 0),
+        "evaluate": cost(2, 0, 819e9),
+        "finish_epoch": cost(1, 0, 0),
+      },
+      calls={"train_epoch": 3, "evaluate": 2, "finish_epoch": 1},
+    )
+
+  return compile_stage
+
+
+def make_plan(monkeypatch, least, **engine):
+  monkeypatch.setattr(compiled, "compile_stage", fitting(least))
+  config = paper.get_config("tiny")
+  config.engine.update(engine)
+  return plan.make_plan(config.lock(), SLICE)
+
+
+def test_what_fits_is_left_as_it_is(monkeypatch):
+  planned = make_plan(monkeypatch, (1, "float32"))
+  assert planned.settings == {} and planned.refused == ()
+
+
+def test_the_largest_setting_that_fits_is_found(monkeypatch, capsys):
+  planned = make_plan(monkeypatch, (2, "float32"), blocks_at_once=9)
+  assert planned.settings == {"engine.blocks_at_once": 2}
+  assert planned.study.config.engine.blocks_at_once == 2
+  assert len(planned.refused) == 2  # 9 and 4.
+  assert planned.refused[0] == (
+    "The config as it is does not fit v5e:2x2: student's train_epoch asks for "
+    "20.00 of 16.00 GiB."
+  )
+  assert "The largest setting that fits: --config.engine.blocks_at_once=2" in (
+    forecast.table(planned)
+  )
+
+
+def test_bfloat16_comes_last(monkeypatch):
+  planned = make_plan(monkeypatch, (1, "bfloat16"), blocks_at_once=2)
+  assert planned.settings == {
+    "engine.blocks_at_once": 1,
+    "engine.dtype": "bfloat16",
+  }
+
+
+def test_where_nothing_fits_one_line_says_so(monkeypatch):
+  with pytest.raises(UserError, match="20.00 of 16.00 GiB. Nothing smaller"):
+    make_plan(monkeypatch, (0, ""))
+
+
+def test_times_are_the_slower_of_arithmetic_and_memory(monkeypatch):
+  planned = make_plan(monkeypatch, (1, "float32"))
+  n = forecast.numbers(planned)
+  json.dumps(n)
+  for stage in n["stages"].values():
+    # Three steps of a second of arithmetic, two evaluations of a second of
+    # memory.
+    assert stage["epoch_seconds"] == pytest.approx(5.0)
+    assert stage["seconds_at_most"] == pytest.approx(2 * 2 * 5.0)
+    assert stage["hbm_bytes"] == 10 * GIB
+  assert n["seconds_at_most"] == pytest.approx(40.0)
+  text = forecast.table(planned)
+  assert "10.00 (62 %)" in text and "197 TFLOP/s" in text
+
+
+def test_a_folder_that_is_elsewhere_is_assumed():
+  config = paper.get_config("tiny")
+  config.data.update(name="folder", dir="nowhere", num_cases=40)
+  dataset, assumed = plan.stand_in(config)
+  assert len(dataset.cases) == 40
+  assert assumed[0].startswith("data.dir='nowhere' is not on this machine: 40")
