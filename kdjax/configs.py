@@ -80,6 +80,7 @@ FIELDS = {
     "equivalence_margin": "Dice points within which two models are equals",
   },
   "published": "set the paper's numbers beside ours",
+  "question": "the first paragraph of the file's docstring",
 }
 
 
@@ -88,6 +89,7 @@ FIELDS = {
 FREE = (
   "report",
   "published",
+  "question",
   "data.dir",
   "data.cache_dir",
   "engine.blocks_at_once",
@@ -124,7 +126,10 @@ def _run(path, size):
   sys.path.insert(0, folder)
   try:
     spec.loader.exec_module(module)
-    return module.get_config(*([size] if size else []))
+    config = module.get_config(*([size] if size else []))
+    asked = (module.__doc__ or "").strip().split("\n\n")[0]
+    config.question = " ".join(asked.split())
+    return config
   except (SyntaxError, ImportError, AttributeError, TypeError) as error:
     raise UserError(
       f"{path} is no config with a get_config(size): {error}."

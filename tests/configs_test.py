@@ -35,6 +35,18 @@ def test_every_config_loads_and_its_networks_can_be_built(path, size):
   assert study.parameters(config)["Student"] > 0
 
 
+def test_the_question_is_kept_and_may_be_put_in_other_words(folder):
+  path = write(folder, "pass")
+  silent = configs.load(path)
+  assert silent.question == ""
+  path.write_text(f'"""Which level\nof all?\n\nMore."""\n{path.read_text()}')
+  asking = configs.load(path)
+  assert asking.question == "Which level of all?"
+  configs.claim(silent, folder / "run")
+  configs.claim(asking, folder / "run")
+  assert configs.read(folder / "run").question == asking.question
+
+
 @pytest.mark.parametrize(
   ("body", "said"),
   [

@@ -29,7 +29,7 @@ def workdir(tmp_path_factory):
   path = tmp_path_factory.mktemp("run")
   frame = simulated.per_case(np.random.default_rng(0), simulated.effects())
   frame["case"] = frame["case"].replace("case000", "</script><b>&\u00e9")
-  settings = simulated.config(data=PATIENTS)
+  settings = simulated.config(data=PATIENTS, question="Which <level>?")
   simulated.workdir(path, frame, settings, name="phantom")
   simulated.predictions(path, frame)
   build.write(path, settings, simulated.ARMS)
@@ -75,6 +75,11 @@ def test_the_console_is_silent_and_nothing_comes_from_the_network(browser):
     "return performance.getEntriesByType('resource').map(x => x.name)"
   )
   assert [x for x in loaded if not x.startswith("data:")] == []
+
+
+def test_it_opens_with_the_question(workdir):
+  content = (workdir / "report" / "index.html").read_text()
+  assert "<h1>Which &lt;level&gt;?</h1>" in content
 
 
 def test_every_image_loads(browser):

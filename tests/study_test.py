@@ -64,6 +64,15 @@ def test_what_cannot_work_is_refused_before_it_compiles(
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("loss", ["SP", "PKD"])
+def test_a_batch_whose_cases_are_compared_is_not_split(tmp_path, loss):
+  """Two trials on the four devices of the tests would have to."""
+  grid = [("grid.pathway", "HReg"), ("grid.view", "weak"), ("grid.loss", loss)]
+  with pytest.raises(UserError, match=f"HReg_{loss} compares the cases"):
+    make(tmp_path, *grid)
+  make(tmp_path, *grid, ("grid.alpha", "0.3,0.5,0.7"))  # Four trials.
+
+
 def test_an_unknown_attribute_of_a_model_is_named(tmp_path):
   config = configs.load("configs/paper.py:tiny").unlock()
   config.student.depth = 3

@@ -30,12 +30,7 @@ HISTORY = (
   "fold",
   "seed",
   "epoch",
-  "train_loss",
-  "distill_loss",
-  "sup_loss",
-  "val_loss",
-  "val_dice",
-  "learning_rate",
+  *scalars.SCALARS,
   "live",
 )
 

@@ -95,14 +95,28 @@ def stream(train, block, step, steps, batch_size):
   }
 
 
-def _check_split(objectives):
-  for objective in objectives:
+def make_layout(study, stage, num_blocks, devices=None):
+  """Where the trials of `num_blocks` blocks of `stage` go on `devices`.
+
+  Raises:
+    UserError: they have to split their batches over the devices, which do not
+      divide, or which a loss compares the cases of.
+  """
+  layout = parallel.make_layout(
+    len(stage.arms),
+    num_blocks,
+    stage.training.batch_size,
+    blocks_at_once=study.config.engine.blocks_at_once,
+    devices=devices,
+  )
+  for objective in trials.objectives(stage.arms) if layout.split_batch else ():
     if losses.LOSSES[objective.loss].over == "cases":
       raise UserError(
         f"{objective.pathway}_{objective.loss} compares the cases of a batch, "
         "which is split over devices here: use fewer devices, or more arms, "
         "folds or seeds."
       )
+  return layout
 
 
 class Programs:
@@ -113,17 +127,9 @@ class Programs:
     training = stage.training
     self.study = study
     self.stage = stage
-    self.layout = parallel.make_layout(
-      len(stage.arms),
-      num_blocks,
-      training.batch_size,
-      blocks_at_once=config.engine.blocks_at_once,
-      devices=devices,
-    )
+    self.layout = make_layout(study, stage, num_blocks, devices)
     model = study.make_model(stage.name, self.layout.batch_axis)
     objectives = trials.objectives(stage.arms)
-    if self.layout.split_batch:
-      _check_split(objectives)
     regressors = study.make_regressors() if objectives else {}
     self.data = self.layout.replicate(
       {

@@ -20,6 +20,7 @@ from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import convolution
 from kdjax.engine import parallel
+from kdjax.engine import stages
 from kdjax.errors import UserError
 from kdjax.models import pretrained
 
@@ -161,6 +162,8 @@ def make_study(config, workdir, dataset=None):
     raise UserError("folds or seeds is empty: there is nothing to train.")
   study = Study(config, pathlib.Path(workdir), dataset, folds, blocks, arms)
   _check_models(study)
+  for stage in (stages.teacher_stage(study), stages.student_stage(study)):
+    stages.make_layout(study, stage, len(blocks))
   return study
 
 

@@ -28,19 +28,7 @@ COLUMNS = (
   "ci_high",
   "group_holm_p",
 )
-CHANGES = (
-  "model",
-  "workdir",
-  "against",
-  "cases",
-  "groups",
-  "difference",
-  "ci_low",
-  "ci_high",
-  "group_p",
-  "holm_p",
-  "group_equivalent_p",
-)
+CHANGES = ("model", "workdir", "against", *comparisons.GROUPED)
 
 
 def collect(found):

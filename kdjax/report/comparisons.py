@@ -36,6 +36,17 @@ COLUMNS = (
   "corrected_high",
   "corrected_p",
 )
+# What other tables keep of a comparison by groups.
+GROUPED = (
+  "cases",
+  "groups",
+  "difference",
+  "ci_low",
+  "ci_high",
+  "group_p",
+  "holm_p",
+  "group_equivalent_p",
+)
 
 
 def make(per_case, pairs, margin=0.02, ratio=None):

@@ -41,6 +41,7 @@ def make(results, table, notes, plots, pictures):
   sections = [x for x in sections if x[2]]
   fill = {
     "title": html.escape(_title(results)),
+    "heading": html.escape(results.config.get("question") or _title(results)),
     "question": html.escape(question(results)),
     "links": " ".join(f'<a href="#{x}">{y}</a>' for x, y, _ in sections),
     "sections": "\n".join(
