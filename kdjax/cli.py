@@ -217,7 +217,9 @@ def _overrides(parser, options, rest):
 
 def _train(options):
   from kdjax.engine import interruption
+  from kdjax.engine import memory
 
+  memory.keep()
   with interruption.heed(options.command_line):
     table = _table_of_training(options)
   print(table)

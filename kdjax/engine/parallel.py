@@ -204,20 +204,15 @@ def make_train_epoch(layout, prepare, step):
       wave_step(states, trials, blocks, data, batch),
       None,
     )
-    return jax.lax.scan(body, states, batches)[0]
-
-  in_axes = (0, 0, 0, None, 0)
-  if layout.scan:
-    return _over_devices(layout, wave_epoch, in_axes, donate_argnums=0)
-  one = _over_devices(layout, wave_step, in_axes, donate_argnums=0)
-
-  def train_epoch(states, trials, blocks, data, batches):
-    for t in range(batches["counts"].shape[1]):
-      batch = jax.tree.map(lambda x, t=t: x[:, t], batches)
-      states = one(states, trials, blocks, data, batch)
+    if layout.scan:
+      return jax.lax.scan(body, states, batches)[0]
+    (steps,) = batches["counts"].shape[:1]
+    for t in range(steps):  # One, see `Layout.parts`.
+      states, _ = body(states, jax.tree.map(lambda x, t=t: x[t], batches))
     return states
 
-  return train_epoch
+  in_axes = (0, 0, 0, None, 0)
+  return _over_devices(layout, wave_epoch, in_axes, donate_argnums=0)
 
 
 def make_finish_epoch(layout, finish):
