@@ -12,77 +12,9 @@ import sys
 
 import ml_collections
 
+from kdjax import fields
 from kdjax import files
 from kdjax.errors import UserError
-
-# Every field of a config and what it is. Models, whose attributes differ, are
-# checked against their class where they are made.
-FIELDS = {
-  "data": {
-    "name": "phantom, or folder for images on disk",
-    "dir": "where the folder is",
-    "classes": "labels to keep; () keeps all",
-    "image_size": "side that images are resized to, pixels",
-    "num_cases": "phantoms to simulate",
-    "seed": "of the phantoms",
-    "cache_dir": "where prepared data sets are kept",
-  },
-  "splits": {
-    "kind": "holdout or kfold",
-    "num_folds": "splits to make",
-    "test_cases": "test cases of a hold-out",
-    "val_fraction": "part of the training cases held out for validation",
-    "seed": "of the splits",
-  },
-  "folds": "0-based splits to run",
-  "seeds": "random seeds to run, each with teachers of its own",
-  "views": {
-    "crop": "largest part of the side cut away",
-    "shift": "largest move, part of the side",
-    "scale": "largest change of size",
-    "rotation": "largest angle, degrees",
-    "noise": "largest deviation of Gaussian noise, images in [0, 1]",
-    "dropout": "probability of a pixel to be black",
-  },
-  "teacher": None,
-  "student": None,
-  "teacher_training": {
-    "batch_size": "cases in a step",
-    "max_epochs": "epochs at most",
-    "patience": "epochs without a better validation loss before stopping",
-    "learning_rate": "of Adam",
-    "weight_decay": "decoupled; 0 is Adam",
-  },
-  "student_training": {
-    "batch_size": "cases in a step",
-    "max_epochs": "epochs at most",
-    "patience": "epochs without a better validation loss before stopping",
-  },
-  "grid": {
-    "pathway": "L, H, HReg",
-    "loss": "MSE, KLD, CWD, FitNets, AT, PKD, SP, SKD, IFVD, RAD",
-    "view": "what the teacher sees: strong, weak; cached: the image as it is, "
-    "once, its answer carried to the student's frame",
-    "pair": "(student's tap, teacher's tap) of H and HReg; or several of them",
-    "alpha": "weight of distillation; 1 - alpha of cross-entropy",
-    "temperature": "of KLD and CWD",
-    "learning_rate": "of Adam",
-    "weight_decay": "decoupled; 0 is Adam",
-  },
-  "engine": {
-    "dtype": "of the arithmetic: float32, bfloat16 or float64",
-    "lowering": "of convolutions: auto, unrolled or plain",
-    "blocks_at_once": "blocks that train together on one device",
-    "checkpoint_minutes": "between two checkpoints of a stage",
-    "checkpoint_epochs": "the same in epochs; 0 goes by minutes alone",
-  },
-  "report": {
-    "equivalence_margin": "Dice points within which two models are equals",
-  },
-  "published": "set the paper's numbers beside ours",
-  "question": "the first paragraph of the file's docstring",
-}
-
 
 # Groups and fields that leave training's results alone, so that a workdir may
 # go on with others. Where the data are is free: what they are is checked apart.
@@ -113,12 +45,15 @@ def load(source, overrides=()):
   check(config, path)
   for override in overrides:
     _set(config, *override)
+  check(config, path)
   return config.lock()
 
 
 def _run(path, size):
   if not path.is_file():
     raise UserError(f"There is no config file {path}.")
+  if path.suffix != ".py":
+    raise UserError(f"{path} is no config: its name does not end in .py.")
   spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
   module = importlib.util.module_from_spec(spec)
   # So that a config may say `from configs import paper`.
@@ -127,29 +62,41 @@ def _run(path, size):
   try:
     spec.loader.exec_module(module)
     config = module.get_config(*([size] if size else []))
+    if not isinstance(config, ml_collections.ConfigDict):
+      raise TypeError(f"it returns a {type(config).__name__}, no ConfigDict")
     asked = (module.__doc__ or "").strip().split("\n\n")[0]
     config.question = " ".join(asked.split())
     return config
-  except (SyntaxError, ImportError, AttributeError, TypeError) as error:
+  except UserError:
+    raise
+  # It is a program, which may raise anything, or leave.
+  except (Exception, SystemExit) as error:
     raise UserError(
-      f"{path} is no config with a get_config(size): {error}."
+      f"{path} is no config with a get_config(size): "
+      f"{type(error).__name__}: {error}."
     ) from error
   finally:
     sys.path.remove(folder)
 
 
-def check(config, path, fields=FIELDS, prefix=""):
+def check(config, path, known=fields.FIELDS, prefix=""):
   """Holds a config's fields against `FIELDS`, and raises `UserError`."""
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(f"{path}: {prefix[:-1] or 'config'} is no group of fields.")
   for name in config:
-    if name not in fields:
+    if name not in known:
       raise UserError(
-        f"{path}: config has no field {prefix}{name}{_nearest(name, fields)}."
+        f"{path}: config has no field {prefix}{name}{_nearest(name, known)}."
       )
-  for name, inner in fields.items():
+  for name, inner in known.items():
     if name not in config:
       raise UserError(f"{path}: config lacks the field {prefix}{name}.")
     if isinstance(inner, dict):
       check(config[name], path, inner, f"{prefix}{name}.")
+    elif name in ("teacher", "student"):
+      check(config[name], path, dict.fromkeys(config[name], inner), f"{name}.")
+    else:
+      fields.check(config[name], inner, f"{path}: {prefix}{name}")
 
 
 def _nearest(name, names):

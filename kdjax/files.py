@@ -49,7 +49,8 @@ def read_json(path):
     UserError: it is not whole.
   """
   try:
-    tree = json.loads(path.read_text())
+    # A pipe would be waited for.
+    tree = json.loads(path.read_text()) if path.is_file() else None
     if isinstance(tree, dict):
       return tree
   except (ValueError, RecursionError):

@@ -7,7 +7,7 @@ import pytest
 
 ORDER = """
 errors
-files
+files fields
 configs
 data models distill
 engine

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import hashlib
 import math
+import os
 import pathlib
 import re
 
@@ -165,7 +166,7 @@ def _refuse(offenders, what):
 
 def _apply_manifest(path, cases):
   """Labels and groups `cases` by the rows of the manifest, if there is one."""
-  if not path.exists():
+  if not os.path.lexists(path):
     return cases
   rows = _read_manifest(path)
   known = {case.name for case in cases}
@@ -192,6 +193,8 @@ def _read_manifest(path):
   """A dict from name to the row: name, spacing; class and group if given."""
   if _leaves(path, path.parent):
     raise UserError(f"{path}: a link out of the folder; put the file there")
+  if not path.is_file():  # A pipe would be waited for.
+    raise UserError(f"{path}: not a file; put the manifest there, or nothing")
   try:
     # Spreadsheets put a byte order mark first, which would hide column one.
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -200,6 +203,8 @@ def _read_manifest(path):
       lines = [(reader.line_num, line) for line in reader]
   except (OSError, UnicodeError, csv.Error) as error:
     raise UserError(f"{path}: not a UTF-8 CSV file ({error})") from error
+  if twice := [x for x in columns if columns.count(x) > 1]:
+    raise UserError(f"{path}: column {twice[0]!r} is there twice; drop one")
   if "name" not in columns:
     raise UserError(
       f"{path}: no column 'name' among {columns}; the first line must be "
@@ -214,6 +219,8 @@ def _read_manifest(path):
   rows = {}
   for number, line in lines:
     where = f"{path}: line {number}"
+    if None in line:
+      raise UserError(f"{where}: more cells than columns; quote the commas")
     row = {
       column: (line[column] or "").strip()
       for column in ("name", "class", "group")

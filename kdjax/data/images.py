@@ -46,6 +46,8 @@ def read_grey(path):
   kind = FORMATS.get(path.suffix.lower())
   if kind is None:
     raise UserError(f"{path}: not a PNG, JPEG, BMP or TIFF file; convert it")
+  if path.exists() and not path.is_file():  # A pipe would be waited for.
+    raise UserError(f"{path}: not a file; name an image")
   limit = f"{path}: more than {_MAX_PIXELS >> 20} megapixels; shrink it"
   try:
     with warnings.catch_warnings():
@@ -56,6 +58,8 @@ def read_grey(path):
       with PIL.Image.open(path, formats=[kind]) as image:
         if image.width * image.height > _MAX_PIXELS:
           raise UserError(limit)
+        if not image.width * image.height:
+          raise UserError(f"{path}: it has no pixels; export it again")
         if (frames := getattr(image, "n_frames", 1)) > 1:
           raise UserError(f"{path}: {frames} frames; keep one of them")
         image.load()
@@ -67,7 +71,7 @@ def read_grey(path):
     raise UserError(limit) from None
   except UserError:
     raise
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     raise UserError(f"{path}: no such file; check the name") from None
   except Exception as error:  # Decoders raise whatever a broken file provokes.
     raise UserError(

@@ -46,6 +46,7 @@ def write(
   out = epath.Path(out)
   if quantise and kind != "onnx":
     raise UserError(f"--quantise goes with --format onnx, not {kind}.")
+  _check_out(out, epath.Path(workdir))
   if kind == "onnx":
     need("onnx")
   network = trained.load(workdir, arm, fold, seed)
@@ -78,6 +79,25 @@ def write(
   if measured:
     lines.append(card.quantised(measured))
   return "\n".join(lines)
+
+
+def _check_out(out, workdir):
+  """Refuses what would write over its companions or the workdir's files."""
+  if out.suffix in (".json", ".md"):
+    raise UserError(
+      f"--out={out}: {out.suffix} is written beside it; name .onnx."
+    )
+  if out.is_dir():
+    raise UserError(f"--out={out} is a folder: name a file in it.")
+  if (
+    out.parent.resolve() == workdir.resolve()
+    and out.with_suffix(".json").exists()
+    and out.stem in ("config", "data", "environment")
+  ):
+    raise UserError(
+      f"--out={out} would write over the workdir's {out.stem}.json: choose "
+      "another name."
+    )
 
 
 def need(package):

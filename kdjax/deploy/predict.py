@@ -57,9 +57,13 @@ def run(model, paths, out, batch=1):
     margins = network.margins(inputs)
     milliseconds.append(1000 * (time.perf_counter() - begun) / len(read))
     for (path, image), margin in zip(read, margins, strict=True):
+      if not np.isfinite(margin).all():
+        failed.append(f"{path}: the network's answer is not finite")
+        continue
       mask = images.upsample(margin, image.shape) > 0
-      _write(out / f"{path.stem}_mask.png", mask.astype(np.uint8) * 255)
-      _write(out / f"{path.stem}_overlay.png", overlay(image, mask))
+      pictures = mask.astype(np.uint8) * 255, overlay(image, mask)
+      for target, pixels in zip(_outputs(path, out), pictures, strict=True):
+        _write(target, pixels)
       lines.append(f"{path}: lesion on {mask.mean():.2%} of the image")
   for line in failed:
     print(f"kdjax: {' '.join(line.split())}", file=sys.stderr)
@@ -101,13 +105,23 @@ def _find(paths, out):
     else:
       found.append(path)
   todo = []
+  given = {path.resolve() for path in found}
   for path in found:
+    if clashes := given & {x.resolve() for x in _outputs(path, out)}:
+      raise UserError(
+        f"--out={out}: {clashes.pop()} is an image to predict and would be "
+        "written over: choose another folder."
+      )
     other = taken.setdefault(path.stem, path)
     if other is path:
       todo.append(path)
     else:
       failed.append(f"{path}: named as {other}; predict it to another --out")
   return todo, failed
+
+
+def _outputs(path, out):
+  return out / f"{path.stem}_mask.png", out / f"{path.stem}_overlay.png"
 
 
 def _write(path, pixels):

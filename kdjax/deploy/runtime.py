@@ -30,6 +30,7 @@ class Network:
     Raises:
       UserError: onnxruntime is missing, or this is no file of ours.
     """
+    self._path = path
     onnxruntime = load()
     if not pathlib.Path(path).is_file():
       raise UserError(f"{path}: no such file; write one with kdjax export.")
@@ -50,12 +51,41 @@ class Network:
       raise UserError(
         f"{path}: not written by kdjax export, so nothing says what goes in."
       )
-    self.about = json.loads(found)
-    self.side = self.about["input"]["shape"][1]
+    try:
+      self.about = json.loads(found)
+      self.side = self.about["input"]["shape"][1]
+    except (ValueError, RecursionError, LookupError, TypeError) as error:
+      raise UserError(
+        f"{path}: its description is damaged; export it again."
+      ) from error
+    self._check(path)
+
+  def _check(self, path):
+    """Holds what goes in and out against what `kdjax export` writes."""
+    found = [
+      (x.name, x.type, x.shape[1:])
+      for x in (*self._session.get_inputs(), *self._session.get_outputs())
+    ]
+    sides = [self.side, self.side]
+    wanted = [
+      (INPUT, "tensor(uint8)", sides),
+      (OUTPUT, "tensor(float)", sides),
+    ]
+    if found != wanted:
+      raise UserError(
+        f"{path}: it does not take the images that its description says; "
+        "export it again."
+      )
 
   def margins(self, images):
     """uint8 `[B, S, S]` to float32 `[B, S, S]`, lesion where above 0."""
-    (found,) = self._session.run([OUTPUT], {INPUT: np.asarray(images)})
+    try:
+      (found,) = self._session.run([OUTPUT], {INPUT: np.asarray(images)})
+    except Exception as error:  # Its exceptions have no base of their own.
+      raise UserError(
+        f"{self._path}: onnxruntime cannot run it on {len(images)} image(s) of "
+        f"side {self.side}; export it again, or lower --batch."
+      ) from error
     return found
 
 

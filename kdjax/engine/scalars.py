@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import shutil
 
 import tensorboardX
 
@@ -36,13 +37,18 @@ def write(folder, rows):
 def _write_trial(folder, rows):
   # The name says how many epochs are in it.
   suffix = f".{len(rows)}"
-  old = list(folder.glob("events.*"))
-  if any(path.name.endswith(suffix) for path in old):
-    return
-  place = str(folder)
-  with tensorboardX.SummaryWriter(place, filename_suffix=suffix) as writer:
-    for row in rows:
-      for name in SCALARS:
-        writer.add_scalar(name, float(row[name]), int(row["epoch"]))
+  old = [x for x in folder.glob("events.*") if not x.name.endswith(suffix)]
+  if not any(folder.glob(f"events.*{suffix}")):
+    beside = folder / ".beside"  # Whole or not at all, as all files.
+    shutil.rmtree(beside, ignore_errors=True)
+    with tensorboardX.SummaryWriter(
+      str(beside), filename_suffix=suffix
+    ) as writer:
+      for row in rows:
+        for name in SCALARS:
+          writer.add_scalar(name, float(row[name]), int(row["epoch"]))
+    for path in beside.iterdir():
+      path.replace(folder / path.name)
+    beside.rmdir()
   for path in old:
     path.unlink()

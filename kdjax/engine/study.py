@@ -4,11 +4,13 @@ import dataclasses
 import functools
 import json
 import pathlib
+import typing
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
+from kdjax import fields
 from kdjax import files
 from kdjax import models
 from kdjax.data import pipeline
@@ -146,8 +148,8 @@ def make_study(config, workdir, dataset=None):
   for role in ("teacher", "student"):
     make_model(config[role], config.engine, role)
   arms = trials.make_arms(config.grid)
-  _check_training(config)
   dataset = dataset or pipeline.load(config.data)
+  _check_training(config, len(dataset.cases))
   folds = splits.make_folds(dataset, config.splits)
   for fold in config.folds:
     if not 0 <= fold < len(folds):
@@ -160,6 +162,8 @@ def make_study(config, workdir, dataset=None):
   )
   if not blocks:
     raise UserError("folds or seeds is empty: there is nothing to train.")
+  if len(set(blocks)) < len(blocks):
+    raise UserError("folds or seeds has a number twice: give each once.")
   study = Study(config, pathlib.Path(workdir), dataset, folds, blocks, arms)
   _check_models(study)
   for stage in (stages.teacher_stage(study), stages.student_stage(study)):
@@ -228,24 +232,33 @@ def make_model(spec, engine, role, batch_axis=None):
       f"{role}.name={name!r} is not a model: choose from "
       f"{', '.join(models.MODELS)}."
     )
-  known = [
-    field.name
+  known = {
+    field.name: _attribute(field.type)
     for field in dataclasses.fields(models.MODELS[name])
     if field.name
     not in ("parent", "name", "convolution", "norm_axis", "dtype", "folded")
-  ]
-  for attribute in attributes:
+  }
+  for attribute, value in attributes.items():
     if attribute not in known:
       raise UserError(
         f"{role}.{attribute} is not an attribute of {name}: it has "
         f"{', '.join(known)}."
       )
+    fields.check(value, known[attribute], f"{role}.{attribute}")
   return models.MODELS[name](
     **attributes,
     convolution=convolution.choose(engine.lowering),
     norm_axis=batch_axis,
     dtype=jnp.dtype(engine.dtype),
   )
+
+
+def _attribute(kind):
+  """The `Field` of a model's attribute of type `kind`; numbers are counts."""
+  if many := typing.get_origin(kind) is tuple:
+    kind = typing.get_args(kind)[0]
+  limits = (1, 2**16) if kind is int else ()
+  return fields.Field("", kind, *limits)._replace(many=many)
 
 
 def _check_engine(engine):
@@ -260,15 +273,14 @@ def _check_engine(engine):
     )
   if engine.dtype == "float64" and not jax.config.jax_enable_x64:
     raise UserError("engine.dtype=float64 needs JAX_ENABLE_X64=1 set.")
-  if engine.blocks_at_once < 1:
-    raise UserError("engine.blocks_at_once must be at least 1.")
 
 
-def _check_training(config):
+def _check_training(config, cases):
   for role in ("teacher_training", "student_training"):
-    for name in ("batch_size", "max_epochs", "patience"):
-      if config[role][name] < 1:
-        raise UserError(f"{role}.{name}={config[role][name]}: at least 1.")
+    if (size := config[role].batch_size) > cases:
+      raise UserError(
+        f"{role}.batch_size={size} is more than the data set's {cases} cases."
+      )
 
 
 def _check_models(study):
@@ -290,8 +302,9 @@ def _check_models(study):
       )
     try:
       variables = _shapes(model, study.blank(role))
-    except ValueError as error:
-      raise UserError(f"{role}: {error}") from error
+    # Tracing raises whatever a network that cannot be provokes.
+    except Exception as error:
+      raise UserError(f"{role} makes no network: {error}") from error
     study.load_weights(role)
     side = ("student", "teacher").index(role)
     for tap in trials.taps(trials.objectives(study.arms), side):
@@ -304,6 +317,23 @@ def _check_models(study):
         ) from error
   _check_objectives(study)
   _check_cache(study)
+  for role in ("teacher", "student"):
+    _check_memory(study, role)
+
+
+def _check_memory(study, role):
+  """Refuses a network whose trials no device could hold."""
+  arms = len(study.arms) if role == "student" else 1
+  variables = _shapes(study.make_model(role), study.blank(role))
+  # Parameters, Adam's two moments, and the best epoch's parameters.
+  held = 4 * arms * sum(x.size * 4 for x in jax.tree.leaves(variables))
+  there = parallel.memory(jax.local_devices()[0])
+  devices = jax.local_device_count()
+  if there and held > there * devices:
+    raise UserError(
+      f"{role}: its {arms} trial(s) of a block would hold {held:,} bytes on "
+      f"{devices} device(s) of {there:,}: make it smaller."
+    )
 
 
 def _check_cache(study):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 
 from kdjax import files
 from kdjax.engine import loop
@@ -36,6 +37,7 @@ def write(study, teachers, students):
     teachers: best states by block, as `loop.train` returns them.
     students: the same.
   """
+  print("test: every fold's test cases by every model.", file=sys.stderr)
   rows, margins = [], []
   for stage, best in (
     (stages.teacher_stage(study), teachers),

@@ -1,10 +1,12 @@
 """Writes a workdir's report folder from its files alone; needs no JAX."""
 
 import shutil
+import sys
 
 from etils import epath
 
 from kdjax import files
+from kdjax.errors import UserError
 from kdjax.report import figures
 from kdjax.report import page
 from kdjax.report import results as computed
@@ -31,6 +33,7 @@ def write(workdir, config, arms, parameters=None, cases=()):
   """
   results = computed.compute(workdir, config, arms, parameters)
   segmentations.named(results, cases)
+  print("report: tables, figures and page.", file=sys.stderr)
   text, table, notes = _write_tables(results)
   plots = figures.write(results)
   pictures = segmentations.write(results, cases)
@@ -48,6 +51,8 @@ def publish(workdir, config, arms, parameters, out):
   """
   out = epath.Path(out)
   workdir = epath.Path(workdir)
+  if out.resolve().is_relative_to(workdir.resolve()):
+    raise UserError(f"--out={out} is in the workdir: choose another folder.")
   report = workdir / "report"
   public = config.data.name == "phantom"
   results = computed.compute(workdir, config, arms, parameters)

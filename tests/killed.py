@@ -1,0 +1,147 @@
+"""The real command in a process of its own, to be watched and stopped."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import PIL.Image
+
+from tests import conftest
+
+# Networks that compile in seconds, epochs that take a tenth of one.
+SETTINGS = {
+  "data.name": "folder",
+  "data.image_size": 16,
+  "splits.num_folds": 2,
+  "splits.test_cases": 4,
+  "folds": "0,1",
+  "teacher.widths": "4,6,8",
+  "teacher.decoder_widths": "6,4",
+  "student.widths": "3,5",
+  "student.decoder_widths": "3,",
+  "teacher_training.max_epochs": 16,
+  "teacher_training.learning_rate": 0.02,
+  "student_training.max_epochs": 16,
+  "grid.pathway": "L,HReg",
+  "grid.loss": "KLD",
+  "grid.view": "weak",
+  "grid.pair": '(("encoder2", "encoder3"),)',
+  "grid.learning_rate": "0.02,",
+  "engine.checkpoint_epochs": 1,
+}
+CONFIG = "configs/quickstart.py:tiny"
+PHASES = ("teacher", "student", "test", "report")
+
+
+def write_discs(folder, cases=16):
+  """A data set on disk that such networks learn."""
+  discs = conftest.make_dataset(cases, side=24)
+  for part, pixels in (("images", discs.images), ("masks", discs.masks * 255)):
+    (folder / part).mkdir(parents=True)
+    for name, one in zip(discs.cases, pixels, strict=True):
+      PIL.Image.fromarray(one).save(folder / part / f"{name}.png")
+  return folder
+
+
+class Run:
+  """`kdjax train` under way.
+
+  Attributes:
+    workdir: its workdir.
+    process: its `Popen`.
+  """
+
+  def __init__(
+    self, workdir, data, cache, devices=1, before=None, name="", **settings
+  ):
+    """Starts it.
+
+    Args:
+      workdir: its workdir.
+      data: folder of images.
+      cache: its `data.cache_dir`.
+      devices: virtual ones.
+      before: called in the new process.
+      name: of its stderr, where two run in one workdir.
+      **settings: of the config, "__" for ".", beside `SETTINGS`.
+    """
+    self.workdir = workdir
+    dotted = {k.replace("__", "."): v for k, v in settings.items()}
+    given = SETTINGS | {"data.dir": data, "data.cache_dir": cache} | dotted
+    self._said = pathlib.Path(f"{workdir}{name}.stderr")
+    with self._said.open("wb") as stderr:
+      self.process = subprocess.Popen(
+        [
+          *(sys.executable, "-m", "kdjax.cli", "train"),
+          *("--config", CONFIG, "--workdir", workdir),
+          *(f"--config.{key}={value}" for key, value in given.items()),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        start_new_session=True,
+        preexec_fn=before,
+        env=os.environ
+        | {
+          "JAX_PLATFORMS": "cpu",
+          "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+          "JAX_ENABLE_X64": str(int(dotted.get("engine.dtype") == "float64")),
+          "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+          "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+          "TF_CPP_MIN_LOG_LEVEL": "2",
+        },
+      )
+
+  @property
+  def said(self):
+    """What it has written on stderr."""
+    return self._said.read_text(errors="replace")
+
+  @property
+  def phase(self):
+    """Where it is: one of `PHASES`, or "" before the first."""
+    begun = [x for x in PHASES if f"{x}: " in self.said]
+    return begun[-1] if begun else ""
+
+  def wait_for(self, seen, seconds=120):
+    """Waits until `seen()`; False if the command ends without."""
+    deadline = time.monotonic() + seconds
+    while self.process.poll() is None:
+      if seen():
+        return True
+      assert time.monotonic() < deadline, self.said
+      time.sleep(0.001)
+    return seen()
+
+  def saving(self):
+    """The folders of checkpoints that are not whole yet."""
+    return list(self.workdir.glob("checkpoints/*/*/*orbax-checkpoint-tmp*"))
+
+  def saved(self):
+    """The steps of the checkpoints that are whole, by stage and block."""
+    found = self.workdir.glob("checkpoints/*/*/*")
+    return {x for x in found if x.name.isdecimal()}
+
+  def stop(self, number=signal.SIGKILL):
+    """Sends a signal to it and what it started; waits for its end."""
+    if number == signal.SIGKILL:
+      os.killpg(self.process.pid, number)
+    else:
+      self.process.send_signal(number)
+    return self.process.wait(120)
+
+  def finish(self, seconds=300):
+    """Waits for its end, which has to be a good one."""
+    assert self.process.wait(seconds) == 0, self.said
+
+
+def written(workdir):
+  """What no kill may change a byte of: every table but that of times."""
+  paths = [
+    *(workdir / x for x in ("per_case.csv", "history.csv", "data.json")),
+    *(workdir / "report").glob("*.csv"),
+  ]
+  assert (workdir / "report" / "table.csv") in paths
+  return {str(x.relative_to(workdir)): x.read_bytes() for x in paths}
