@@ -188,7 +188,35 @@ def read(workdir):
   path = pathlib.Path(workdir) / "config.json"
   if not path.is_file():
     raise UserError(f"{workdir} has no config.json: train there first.")
-  return ml_collections.ConfigDict(_tuples(files.read_json(path))).lock()
+  tree = _tuples(files.read_json(path))
+  try:
+    _check_read(tree)
+  except UserError as error:
+    raise UserError(f"{path} is damaged ({error}): restore it.") from error
+  return ml_collections.ConfigDict(tree).lock()
+
+
+# What a report cannot do without.
+_NEEDED = {
+  "": ("data", "splits", "folds", "seeds", "grid", "published"),
+  "data.": ("name",),
+  "splits.": ("kind",),
+  "grid.": tuple(fields.FIELDS["grid"]),
+}
+
+
+def _check_read(tree, known=fields.FIELDS, prefix=""):
+  """Holds what is there against `FIELDS`; an older kdjax wrote fewer."""
+  if not isinstance(tree, dict):
+    raise UserError(f"{prefix[:-1]} is no group of fields")
+  for name in _NEEDED.get(prefix, ()):
+    if name not in tree:
+      raise UserError(f"it lacks {prefix}{name}")
+  for name in (x for x in known if x in tree):
+    if isinstance(known[name], dict):
+      _check_read(tree[name], known[name], f"{prefix}{name}.")
+    else:
+      fields.check(tree[name], known[name], f"{prefix}{name}")
 
 
 def _tuples(tree):

@@ -135,11 +135,21 @@ def _validation(workdir):
   path = workdir / "history.csv"
   if not path.exists():
     raise UserError(f"{workdir} has no history.csv: train there first.")
-  with path.open() as file:
-    frame = pd.read_csv(file, dtype={"arm": str}, keep_default_na=False)
-  losses = frame[["train_loss", "val_loss"]].apply(
-    pd.to_numeric, errors="coerce"
-  )
+  try:
+    with path.open() as file:
+      frame = pd.read_csv(
+        file,
+        dtype={"arm": str, "fold": int, "seed": int},
+        keep_default_na=False,
+      )
+    losses = frame[["train_loss", "val_loss"]].apply(
+      pd.to_numeric, errors="coerce"
+    )
+    frame[["arm", "fold", "seed"]]
+  except (ValueError, LookupError) as error:
+    raise UserError(
+      f"{path} is damaged: run kdjax train there again to have it written anew."
+    ) from error
   frame["val_loss"] = losses["val_loss"]
   frame["sound"] = np.isfinite(losses["train_loss"])
   trials_of = frame.groupby(["arm", "fold", "seed"])

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 import shutil
 import sys
 import time
@@ -54,10 +55,16 @@ class Progress:
 
 
 class Checkpoint:
-  """The saved steps of one block in one stage; the last two are kept."""
+  """The saved steps of one block in one stage; the last two are kept.
 
-  def __init__(self, folder):
+  Args:
+    folder: of the block.
+    owner: says in any words whose they are; those of another are damage.
+  """
+
+  def __init__(self, folder, owner=""):
     self._folder = folder.resolve()
+    self._owner = owner
     with self._explained():
       self._manager = ocp.CheckpointManager(
         self._folder,
@@ -82,6 +89,7 @@ class Checkpoint:
       "seconds": progress.seconds,
       "finished": progress.finished,
       "digest": progress.digest(),
+      "owner": self._owner,
     }
     with self._explained():
       self._manager.save(
@@ -107,12 +115,16 @@ class Checkpoint:
     A damaged one is named on stderr and set aside.
     """
     steps = sorted(
-      (int(x.name) for x in self._folder.iterdir() if x.name.isdecimal()),
+      (
+        int(x.name)
+        for x in self._folder.iterdir()
+        if re.fullmatch("0|[1-9][0-9]*", x.name)
+      ),
       reverse=True,
     )
     for step in steps:
       try:
-        return _read(self._manager, step)
+        return _read(self._manager, step, self._owner)
       except (PermissionError, MemoryError):
         raise
       except Exception as error:  # Damage raises whatever a reader stumbles on.
@@ -182,7 +194,7 @@ def read(folder):
   raise UserError(f"{folder} has no checkpoint: train there first.")
 
 
-def _read(manager, step):
+def _read(manager, step, owner=""):
   saved = manager.restore(
     step,
     args=ocp.args.Composite(
@@ -190,6 +202,10 @@ def _read(manager, step):
     ),
   )
   digest = saved["progress"].pop("digest")
+  # An older kdjax did not say.
+  found = saved["progress"].pop("owner", "")
+  if owner and found and found != owner:
+    raise ValueError("it is of another study or block")
   progress = Progress(step, saved["states"], **saved["progress"])
   if progress.digest() != digest:
     raise ValueError("its digest is another")

@@ -331,8 +331,9 @@ def device_seconds(study, stage):
 
 
 def _checkpoint(study, stage, block):
+  owner = " ".join((study.identity, stage.name, block.name))
   return checkpoint.Checkpoint(
-    study.workdir / "checkpoints" / stage.name / block.name
+    study.workdir / "checkpoints" / stage.name / block.name, owner
   )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 import typing
@@ -64,6 +65,13 @@ class Study:
   folds: tuple
   blocks: tuple[Block, ...]
   arms: tuple[trials.Arm, ...]
+
+  @functools.cached_property
+  def identity(self):
+    """A sha256 in hex of what decides a trial's numbers: networks and data."""
+    parts = [self.config[x].to_dict() for x in ("teacher", "student", "grid")]
+    said = repr((parts, [x.name for x in self.arms], self.dataset.fingerprint))
+    return hashlib.sha256(said.encode()).hexdigest()
 
   def make_model(self, role, batch_axis=None):
     """The linen module of `role`, "teacher" or "student"."""

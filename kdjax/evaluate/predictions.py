@@ -11,6 +11,7 @@ from etils import epath
 import numpy as np
 
 from kdjax import files
+from kdjax.errors import UserError
 
 NAME = "predictions.npz"
 TRIAL = ("model", "fold", "seed", "case")
@@ -82,7 +83,18 @@ def read(workdir):
   path = epath.Path(workdir) / NAME
   if not path.exists():
     return None
-  with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+  try:
+    return _read(io.BytesIO(path.read_bytes()))
+  # Damaged bytes raise whatever the readers of zip and NumPy stumble on.
+  except Exception as error:
+    raise UserError(
+      f"{path}: damaged; delete it and run `kdjax train` again in this workdir "
+      "to evaluate anew."
+    ) from error
+
+
+def _read(content):
+  with np.load(content, allow_pickle=False) as found:
     images, models = found["images"], found["models"].tolist()
     cases = tuple(found["cases"].tolist())
     bits = np.unpackbits(found["truths"], count=images.size)

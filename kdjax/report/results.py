@@ -8,6 +8,7 @@ import ml_collections
 import pandas as pd
 
 from kdjax import files
+from kdjax.errors import UserError
 from kdjax.evaluate import statistics
 from kdjax.report import claims
 from kdjax.report import comparisons
@@ -204,12 +205,18 @@ def compute(workdir, config, arms, parameters=None):
 def _efficiency(workdir, parameters):
   path = workdir / "efficiency.csv"
   if path.exists():
-    frame = pd.read_csv(
-      path,
-      index_col="model",
-      keep_default_na=False,
-      na_values=dict.fromkeys(EFFICIENCY, [""]),
-    )
-    return frame.reindex(columns=list(EFFICIENCY))
+    try:
+      frame = pd.read_csv(
+        path,
+        index_col="model",
+        keep_default_na=False,
+        na_values=dict.fromkeys(EFFICIENCY, [""]),
+      )
+      return frame.reindex(columns=list(EFFICIENCY)).astype(float)
+    except (ValueError, LookupError) as error:
+      raise UserError(
+        f"{path}: damaged; delete it and run `kdjax train` again in this "
+        "workdir to measure anew."
+      ) from error
   frame = pd.DataFrame({"parameters": parameters}, dtype=float)
   return frame.reindex(columns=list(EFFICIENCY))

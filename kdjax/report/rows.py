@@ -20,6 +20,9 @@ _LIMITS = {"dice": 1, "iou": 1, "hd95": math.inf, "assd": math.inf}
 # Empty where the spacing of the pixels is not known, of every case perhaps.
 _MILLIMETRES = ("hd95_mm", "assd_mm")
 _TRIAL = ["model", "fold", "seed"]
+# Of history.csv.
+_WHOLE = ("fold", "seed", "epoch")
+_CURVES = ("train_loss", "val_loss", "val_dice")
 
 
 def read(workdir):
@@ -76,13 +79,20 @@ def history(workdir):
   path = epath.Path(workdir) / "history.csv"
   if not path.exists():
     return pd.DataFrame(columns=["stage", "arm", "fold", "seed", "epoch"])
-  frame = pd.read_csv(
-    io.BytesIO(path.read_bytes()),
-    dtype={"stage": str, "arm": str},
-    keep_default_na=False,
-    na_values={"train_loss": ["nan", "inf", "-inf"]},
-  )
-  return frame
+  try:
+    frame = pd.read_csv(
+      io.BytesIO(path.read_bytes()),
+      dtype={"stage": str, "arm": str} | dict.fromkeys(_WHOLE, int),
+      keep_default_na=False,
+      na_values=dict.fromkeys(_CURVES, ["nan", "inf", "-inf"]),
+    )
+    frame[["stage", "arm"]]
+    return frame.astype(dict.fromkeys(set(_CURVES) & set(frame), float))
+  except (ValueError, LookupError) as error:
+    raise errors.UserError(
+      f"{path}: damaged ({str(error).strip().splitlines()[0]}); run "
+      "`kdjax train` again in this workdir to have it written anew."
+    ) from error
 
 
 def diverged(curves):
@@ -110,12 +120,16 @@ def holdout_ratio(workdir, config):
     return None
   if not path.exists():
     return None
-  folds = files.read_json(path)["folds"]
-  sizes = [
-    len(fold["test"]) / (len(fold["train"]) + len(fold["val"]))
-    for fold in folds
-  ]
-  return sum(sizes) / len(sizes)
+  try:
+    sizes = [
+      len(fold["test"]) / (len(fold["train"]) + len(fold["val"]))
+      for fold in files.read_json(path)["folds"]
+    ]
+    return sum(sizes) / len(sizes)
+  except (LookupError, TypeError, ZeroDivisionError) as error:
+    raise errors.UserError(
+      f"{path} is damaged: restore it, or choose a fresh --workdir."
+    ) from error
 
 
 def _damage(frame):
