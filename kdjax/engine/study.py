@@ -27,6 +27,16 @@ from kdjax.engine import stages
 from kdjax.errors import UserError
 from kdjax.models import pretrained
 
+# Fields of a model that no config gives.
+NOT_CONFIGURED = (
+  "parent",
+  "name",
+  "convolution",
+  "norm_axis",
+  "dtype",
+  "folded",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -57,6 +67,7 @@ class Study:
     folds: all folds of the data set, run or not.
     blocks: the blocks to run.
     arms: of the student stage, Students first.
+    first: whether this process writes what several share.
   """
 
   config: ml_collections.ConfigDict
@@ -65,6 +76,7 @@ class Study:
   folds: tuple
   blocks: tuple[Block, ...]
   arms: tuple[trials.Arm, ...]
+  first: bool = True
 
   @functools.cached_property
   def identity(self):
@@ -243,8 +255,7 @@ def make_model(spec, engine, role, batch_axis=None):
   known = {
     field.name: _attribute(field.type)
     for field in dataclasses.fields(models.MODELS[name])
-    if field.name
-    not in ("parent", "name", "convolution", "norm_axis", "dtype", "folded")
+    if field.name not in NOT_CONFIGURED
   }
   for attribute, value in attributes.items():
     if attribute not in known:
