@@ -155,12 +155,12 @@ def _prepare(make, cache):
   preparation is never taken for a whole one.
   """
   try:
-    builder = make()
+    builder = _make(make, cache)
     try:
       builder.download_and_prepare(file_format="array_record")
     except OSError:
       # Another process may have renamed its own, equal folder first.
-      builder = make()
+      builder = _make(make, cache)
       if not builder.data_path.exists():
         raise
   except OSError as error:
@@ -171,6 +171,18 @@ def _prepare(make, cache):
   return builder
 
 
+def _make(make, cache):
+  try:
+    return make()
+  except (OSError, UserError):
+    raise
+  except Exception as error:  # What TFDS makes of damaged descriptions.
+    raise UserError(
+      f"data.cache_dir={cache}: the prepared data cannot be read; delete this "
+      "folder and run again"
+    ) from error
+
+
 def _read(builder, size):
   """Every example as a dict of names, arrays and a digest, sorted by name."""
   try:
@@ -179,7 +191,7 @@ def _read(builder, size):
       functools.partial(_convert, size=size)
     )
     return sorted(rows, key=lambda row: row["name"])
-  except RuntimeError as error:  # What array_record makes of damage.
+  except Exception as error:  # Whatever array_record and PNG make of damage.
     raise UserError(
       f"{builder.data_path}: the prepared data cannot be read; delete this "
       "folder and run again"

@@ -7,6 +7,8 @@ from etils import epath
 
 from kdjax import files
 from kdjax.errors import UserError
+from kdjax.evaluate import predictions
+from kdjax.report import environment
 from kdjax.report import figures
 from kdjax.report import page
 from kdjax.report import results as computed
@@ -33,6 +35,7 @@ def write(workdir, config, arms, parameters=None, cases=()):
   """
   results = computed.compute(workdir, config, arms, parameters)
   segmentations.named(results, cases)
+  _check(results)
   print("report: tables, figures and page.", file=sys.stderr)
   text, table, notes = _write_tables(results)
   plots = figures.write(results)
@@ -85,6 +88,17 @@ def publish(workdir, config, arms, parameters, out):
   table, notes = tables.summarize(results), tables.notes(results)
   content = page.make(results, table, notes, plots, None)
   files.write_text(out / "index.html", content)
+
+
+def _check(results):
+  """Reads all that the tables do not need, before anything is written.
+
+  Raises:
+    UserError: a file is damaged.
+  """
+  _ = results.data
+  environment.read(results.workdir)
+  predictions.read(results.workdir)
 
 
 def _write_tables(results):

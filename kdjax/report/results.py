@@ -7,7 +7,6 @@ from etils import epath
 import ml_collections
 import pandas as pd
 
-from kdjax import files
 from kdjax.errors import UserError
 from kdjax.evaluate import statistics
 from kdjax.report import answer
@@ -115,9 +114,13 @@ class Results:
 
   @functools.cached_property
   def data(self):
-    """data.json, or an empty dict."""
+    """data.json, or an empty dict.
+
+    Raises:
+      UserError: it is damaged.
+    """
     path = self.workdir / "data.json"
-    return files.read_json(path) if path.exists() else {}
+    return rows.read_data(path) if path.exists() else {}
 
   def comparison(self, model, reference):
     """The row that compares the two, as a dict, or None."""

@@ -20,6 +20,9 @@ _LIMITS = {"dice": 1, "iou": 1, "hd95": math.inf, "assd": math.inf}
 # Empty where the spacing of the pixels is not known, of every case perhaps.
 _MILLIMETRES = ("hd95_mm", "assd_mm")
 _TRIAL = ["model", "fold", "seed"]
+# Of data.json.
+_PARTS = ("train", "val", "test")
+_SAID = ("name", "version", "fingerprint")
 # Of history.csv.
 _WHOLE = ("fold", "seed", "epoch")
 _CURVES = ("train_loss", "val_loss", "val_dice")
@@ -86,7 +89,9 @@ def history(workdir):
       keep_default_na=False,
       na_values=dict.fromkeys(_CURVES, ["nan", "inf", "-inf"]),
     )
-    frame[["stage", "arm"]]
+    frame[["stage", "arm", *_WHOLE]]
+    if "live" in frame and not frame["live"].isin((0, 1)).all():
+      raise ValueError("rows are cut")
     return frame.astype(dict.fromkeys(set(_CURVES) & set(frame), float))
   except (ValueError, LookupError) as error:
     raise errors.UserError(
@@ -120,16 +125,30 @@ def holdout_ratio(workdir, config):
     return None
   if not path.exists():
     return None
-  try:
-    sizes = [
-      len(fold["test"]) / (len(fold["train"]) + len(fold["val"]))
-      for fold in files.read_json(path)["folds"]
-    ]
-    return sum(sizes) / len(sizes)
-  except (LookupError, TypeError, ZeroDivisionError) as error:
+  sizes = [
+    len(fold["test"]) / (len(fold["train"]) + len(fold["val"]))
+    for fold in read_data(path)["folds"]
+  ]
+  return sum(sizes) / len(sizes)
+
+
+def read_data(path):
+  """data.json as a dict.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  found = files.read_json(path)
+  folds = found.get("folds")
+  whole = isinstance(folds, list) and len(folds) > 0
+  for fold in folds if whole else ():
+    parts = [isinstance(fold, dict) and fold.get(x) for x in _PARTS]
+    whole &= all(isinstance(x, list) and bool(x) for x in parts)
+  if not whole or not all(isinstance(found.get(x), str) for x in _SAID):
     raise errors.UserError(
       f"{path} is damaged: restore it, or choose a fresh --workdir."
-    ) from error
+    )
+  return found
 
 
 def _damage(frame):
