@@ -330,6 +330,9 @@ def _asked(workdir):
   config = configs.read(workdir)
   # efficiency.csv has the counts, and needs no network to be made.
   stored = (workdir / "efficiency.csv").exists()
+  for name in () if stored else ("teacher", "student", "engine"):
+    if name not in config:
+      raise UserError(f"{workdir}/config.json is damaged (it lacks {name}).")
   counts = {} if stored else studies.parameters(config)
   return config, trials.make_arms(config.grid), counts
 

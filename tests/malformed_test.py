@@ -256,7 +256,7 @@ IMAGES = {
   "wide bomb": (".png", png(2**31 - 1, 1)),
   "no pixels": (".png", png(0, 0)),
   "no rows": (".png", png(24, 0)),
-  "cut in its data": (".png", encoded("PNG")[:-20]),
+  "cut in its data": (".png", encoded("PNG")[:-30]),
   "cut in its header": (".png", encoded("PNG")[:20]),
   "a JPEG in disguise": (".png", encoded("JPEG")),
   "a GIF in disguise": (".png", encoded("GIF")),
@@ -728,11 +728,11 @@ def cut(step):
 
 
 def flip(step):
-  """Turns a bit of the largest file, which holds the states."""
-  path = max(files_of(step), key=lambda x: x.stat().st_size)
-  content = bytearray(path.read_bytes())
-  content[len(content) // 2] ^= 1
-  path.write_bytes(content)
+  """Turns a bit in every file of the states."""
+  for path in files_of(step / "states"):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def emptied(step):

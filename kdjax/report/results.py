@@ -217,7 +217,7 @@ def _efficiency(workdir, parameters):
         na_values=dict.fromkeys(EFFICIENCY, [""]),
       )
       return frame.reindex(columns=list(EFFICIENCY)).astype(float)
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, TypeError) as error:
       raise UserError(
         f"{path}: damaged; delete it and run `kdjax train` again in this "
         "workdir to measure anew."
