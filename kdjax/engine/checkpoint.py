@@ -9,10 +9,10 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shutil
 import sys
 import time
 
+from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -57,7 +57,7 @@ class Checkpoint:
   """The saved steps of one block in one stage; the last two are kept."""
 
   def __init__(self, folder):
-    self._folder = folder.resolve()
+    self._folder = epath.Path(folder).resolve()
     with self._explained():
       self._manager = ocp.CheckpointManager(
         self._folder,
@@ -125,7 +125,8 @@ class Checkpoint:
 
   def _set_aside(self, step, error):
     aside = self._folder / f"damaged-{step}"
-    shutil.rmtree(aside, ignore_errors=True)  # From an earlier damage.
+    if aside.exists():  # From an earlier damage.
+      aside.rmtree()
     (self._folder / str(step)).rename(aside)
     self._manager.reload()
     why = f"{type(error).__name__}: {_first_line(error)}"
