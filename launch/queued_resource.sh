@@ -40,8 +40,8 @@ acquire() {
 
 # A process a host, which sees its own four chips alone.
 settings=(CONFIG="$CONFIG" WORKDIR="$WORKDIR" DATA="${DATA:-}"
-  FLAGS="${FLAGS:-}" COORDINATOR=auto TPU_PROCESS_BOUNDS=1,1,1
-  TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 TPU_VISIBLE_CHIPS=0,1,2,3)
+  FLAGS="${FLAGS:-}" COORDINATOR=auto "TPU_PROCESS_BOUNDS=1,1,1"
+  "TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1" "TPU_VISIBLE_CHIPS=0,1,2,3")
 job="mkdir -p kdjax && tar xzf kdjax.tgz -C kdjax && cd kdjax &&
   sh launch/install.sh tpu,gcs && env $(printf '%q ' "${settings[@]}") \
   sh launch/job.sh"
