@@ -19,7 +19,7 @@ def serve():
   Objects are a dict from (bucket, name) to (bytes, generation).
   """
   objects = {}
-  handler = type("Handler", (_Handler,), {"objects": objects})
+  handler = type("Handler", (_Handler,), {"objects": objects, "halves": {}})
   server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
   thread = threading.Thread(target=server.serve_forever, daemon=True)
   thread.start()
@@ -42,6 +42,7 @@ def serve():
 class _Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"
   objects: dict
+  halves: dict
   lock = threading.Lock()
   generation = 0
 
@@ -88,6 +89,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def do_POST(self):
     body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
     (bucket, name), query = self.split()
+    if "upload_id" in query:
+      return self.go_on(bucket, body, query)
+    if query.get("uploadType") == "resumable":
+      name = query.get("name") or json.loads(body)["name"]
+      where = f"http://{self.headers['Host']}{self.path.split('?')[0]}"
+      where += "?" + urllib.parse.urlencode({"upload_id": name})
+      self.halves.pop((bucket, name), None)
+      return self.answer(200, {}, {"Location": where})
     if "/upload/" in self.path:
       if query.get("uploadType") == "multipart":
         kind = self.headers["Content-Type"]
@@ -113,6 +122,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
           lambda x: {"done": True, "resource": x, **x},
         )
     return self.answer(200, {})
+
+  do_PUT = do_POST
+
+  def go_on(self, bucket, body, query):
+    """Takes a part of an upload, the last of which says how long it is."""
+    key = bucket, query["upload_id"]
+    total = self.headers.get("Content-Range", "").partition("/")[2]
+    self.halves[key] = self.halves.get(key, b"") + body
+    if total == "*":
+      end = max(len(self.halves[key]) - 1, 0)
+      return self.answer(308, b"", {"Range": f"bytes=0-{end}"})
+    return self.put(*key, self.halves.pop(key), {})
 
   def put(self, bucket, name, content, query, shape=lambda x: x):
     with self.lock:
