@@ -2,11 +2,11 @@
 
 XLA:CPU runs the grouped convolutions that `vmap` makes 3 to 10 times slower
 than the same convolutions one by one, and loops around a backward pass slower
-still; depthwise convolutions are slower yet, and odd numbers of channels take
-up to three times as long as the next round one. TPUs run the grouped ones at
-full rate and compile them faster. So the mapped axis and the depthwise kernel
-are written out on CPU, channels are filled up there, and all is left to XLA
-elsewhere.
+still; depthwise convolutions are slower yet, odd numbers of channels take up to
+three times as long as the next round one, and a 1x1 convolution up to ten times
+as long as the matrix product that it is. TPUs run the grouped ones at full rate
+and compile them faster. So the mapped axis and the depthwise kernel are written
+out on CPU, channels are filled up there, and all is left to XLA elsewhere.
 """
 
 import functools
@@ -34,8 +34,9 @@ def unrolled(
 
   Takes what `nn.Conv(conv_general_dilated=...)` passes, with the same result
   to the last bit for every row of a mapped axis as without the axis.
-  Depthwise convolutions become shifted multiplies; channels that make XLA:CPU
-  slow are filled up with zeros, which changes sums by rounding alone.
+  Depthwise convolutions become shifted multiplies, 1x1 convolutions matrix
+  products; channels that make XLA:CPU slow are filled up with zeros, which
+  changes sums by rounding alone.
   """
   hashable = lambda x: None if x is None else tuple(x)
   convolve = _unrolled_under_vmap(
@@ -54,7 +55,14 @@ def unrolled(
 
 @functools.cache  # One custom_vmap per kind of convolution.
 def _unrolled_under_vmap(**statics):
-  convolve = functools.partial(plain, **statics)
+
+  def convolve(lhs, rhs):
+    if _is_product(lhs, rhs, **statics):
+      contract = (((3,), (0,)), ((), ()))
+      return jax.lax.dot_general(
+        lhs, rhs[0, 0], contract, precision=statics["precision"]
+      )
+    return plain(lhs, rhs, **statics)
 
   def forward(lhs, rhs):
     if _is_depthwise(lhs, rhs, **statics):
@@ -98,18 +106,29 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def _is_depthwise(lhs, rhs, dimension_numbers, feature_group_count, **statics):
-  dilated = [
-    d
-    for name in ("lhs_dilation", "rhs_dilation")
-    for d in statics[name] or ()
-    if d != 1
-  ]
   return (
     1 < feature_group_count == rhs.shape[-1]
     and _is_image(lhs, rhs, dimension_numbers)
-    and not dilated
+    and not _is_dilated(**statics)
     and rhs.shape[2] == 1
   )
+
+
+def _is_product(
+  lhs, rhs, dimension_numbers, feature_group_count, padding, **statics
+):
+  """Whether every pixel that comes out is a product of one that goes in."""
+  return (
+    feature_group_count == 1
+    and _is_image(lhs, rhs, dimension_numbers)
+    and not _is_dilated(**statics)
+    and rhs.shape[:2] == statics["window_strides"] == (1, 1)
+    and (isinstance(padding, str) or not any(map(any, padding)))
+  )
+
+
+def _is_dilated(lhs_dilation, rhs_dilation, **_):
+  return any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
 
 
 # What Eigen's kernels want the channels that go in and come out to be
@@ -119,7 +138,7 @@ _IN, _OUT = 4, 16
 
 
 def _is_thin(lhs, rhs, dimension_numbers, feature_group_count, **_):
-  """Whether filling up helps; a 1x1 convolution is a matrix product."""
+  """Whether filling up helps, which it does not for matrix products."""
   return (
     feature_group_count == 1
     and _is_image(lhs, rhs, dimension_numbers)

@@ -1,0 +1,1 @@
+"""What the fused grid costs on the machine at hand, beside its alternatives."""
