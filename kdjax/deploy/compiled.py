@@ -130,9 +130,9 @@ def compile_program(programs, name):
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   # The compiler counts the body of a loop once, and a loop that it has written
   # out as often as it runs.
+  scanned = name == "train_epoch" and programs.layout.scan
   looped = re.search(r"while\(.*shard_map/while\"", compiled.as_text())
-  written_out = name == "train_epoch" and not looped
-  repeats = programs.steps_per_epoch if written_out else 1
+  repeats = programs.steps_per_epoch if scanned and not looped else 1
   return Cost(
     flops=cost["flops"] / repeats,
     traffic=cost["bytes accessed"] / repeats,
