@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from kdjax.evaluate import statistics
+from kdjax.report import answer
 from kdjax.report import claims
 from kdjax.report import results
 from kdjax.report import verdicts
@@ -17,11 +19,13 @@ ROW = {
   "group_holm_p": 0.5,
   "group_equivalent_p": 0.5,
   "groups": 99,
+  "fold_low": -0.01,
+  "fold_high": 0.01,
   "corrected_low": math.nan,
   "corrected_high": math.nan,
 }
-ABOVE = ROW | {"ci_low": 0.01, "ci_high": 0.05, "group_holm_p": 0.01}
-BELOW = ROW | {"ci_low": -0.05, "ci_high": -0.01, "group_holm_p": 0.01}
+FOLDS = {"fold_low": 0.01, "fold_high": 0.05}
+ABOVE = ROW | FOLDS | {"ci_low": 0.01, "ci_high": 0.05, "group_holm_p": 0.01}
 EQUAL = ROW | {"group_equivalent_p": 0.01}
 YES, NO, OPEN = (
   verdicts.SUPPORTED,
@@ -30,34 +34,94 @@ YES, NO, OPEN = (
 )
 
 
+def over_splits(low, high):
+  return {"corrected_low": low, "corrected_high": high}
+
+
 @pytest.mark.parametrize(
-  "row, better, comparable",
+  "change, sign",
   [
-    (ABOVE, YES, NO),
-    (BELOW, NO, NO),
-    (EQUAL, NO, YES),
-    (ROW, OPEN, OPEN),
-    (ABOVE | {"group_equivalent_p": 0.01}, YES, YES),  # Small but real.
-    (ABOVE | {"ci_low": -0.01}, OPEN, OPEN),
-    (ABOVE | {"group_holm_p": 0.06}, OPEN, OPEN),
-    (ABOVE | {"group_holm_p": math.nan}, OPEN, OPEN),
-    (ABOVE | {"corrected_low": -0.1, "corrected_high": 0.2}, OPEN, OPEN),
-    (ABOVE | {"corrected_low": 0.01, "corrected_high": 0.2}, YES, NO),
-    (EQUAL | {"corrected_low": -0.1, "corrected_high": 0.1}, OPEN, OPEN),
-    (ABOVE | {"groups": 19}, OPEN, OPEN),
-    (EQUAL | {"groups": 19}, OPEN, OPEN),
+    ({}, 1),
+    ({"group_holm_p": 0.06}, 0),
+    ({"group_holm_p": math.nan}, 0),
+    ({"ci_low": -0.01}, 0),
+    ({"fold_low": -0.01}, 0),  # One fold disagrees.
+    ({"groups": 19}, 0),
+    ({"ci_low": 0.03, "ci_high": 0.03}, 0),  # No spread at all.
+    (over_splits(-0.1, 0.2), 0),
+    (over_splits(0.01, 0.2), 1),
   ],
 )
-def test_verdicts_ask_for_all_that_is_due(row, better, comparable):
-  assert verdicts.better(row, 0.02) == better
-  assert verdicts.comparable([row], 0.02) == comparable
+def test_a_difference_is_shown_only_if_all_agree(change, sign):
+  row = ABOVE | change
+  assert verdicts.shown(row) == sign
+  assert verdicts.shown(answer.turned(row)) == -sign
 
 
-def test_all_pairs_must_be_equal_and_one_difference_is_enough():
-  assert verdicts.comparable([EQUAL, EQUAL], 0.02) == YES
-  assert verdicts.comparable([EQUAL, ROW], 0.02) == OPEN
-  assert verdicts.comparable([ROW, EQUAL, ABOVE], 0.02) == NO
-  assert verdicts.comparable([], 0.02) == OPEN
+@pytest.mark.parametrize(
+  "change, equal",
+  [
+    ({}, True),
+    ({"group_equivalent_p": 0.06}, False),
+    ({"group_equivalent_p": math.nan}, False),
+    ({"fold_high": 0.021}, False),
+    ({"groups": 19}, False),
+    (over_splits(-0.1, 0.1), False),
+    (over_splits(-0.015, 0.015), True),
+  ],
+)
+def test_equality_is_shown_only_if_all_agree(change, equal):
+  assert verdicts.equal(EQUAL | change, 0.02) == equal
+
+
+@pytest.mark.parametrize(
+  "change, p, wide, verdict",
+  [
+    ({}, 0.01, (0.005, 0.055), YES),
+    ({}, 0.06, (-0.01, 0.055), OPEN),  # What was claimed is within reach.
+    ({}, 0.06, (-0.01, 0.02), OPEN),  # A fold reaches it.
+    ({"fold_high": 0.03}, 0.06, (-0.01, 0.02), NO),
+    ({"fold_high": 0.03}, math.nan, (-0.01, 0.02), NO),
+    ({"fold_high": 0.03, "groups": 19}, 0.06, (-0.01, 0.02), OPEN),
+    ({"fold_high": 0.03} | over_splits(-0.1, 0.1), 0.06, (-0.01, 0.02), OPEN),
+    ({"fold_low": -0.01}, 0.01, (0.005, 0.055), OPEN),
+    ({"fold_high": 0.03}, 0.01, (0.005, 0.02), YES),  # Less than claimed.
+  ],
+)
+def test_better_is_refused_only_where_the_claimed_effect_is_left_out(
+  change, p, wide, verdict
+):
+  assert verdicts.better([ABOVE | change], p, [wide], [0.04]) == verdict
+
+
+@pytest.mark.parametrize(
+  "row, p, wide, verdict",
+  [
+    (EQUAL, 0.01, (-0.015, 0.015), YES),
+    (EQUAL, 0.06, (-0.025, 0.015), OPEN),
+    (ABOVE, 0.9, (0.005, 0.06), OPEN),  # Different, perhaps by little.
+    (ABOVE, 0.9, (0.021, 0.06), NO),
+    (ABOVE | {"fold_low": -0.001}, 0.9, (0.021, 0.06), OPEN),
+    (ABOVE | over_splits(-0.1, 0.2), 0.9, (0.021, 0.06), OPEN),
+    (ABOVE | over_splits(0.021, 0.2), 0.9, (0.021, 0.06), NO),
+    (ABOVE | {"groups": 19}, 0.9, (0.021, 0.06), OPEN),
+  ],
+)
+def test_equality_is_refused_only_by_a_difference_beyond_the_margin(
+  row, p, wide, verdict
+):
+  assert verdicts.comparable([row], p, [wide], 0.02) == verdict
+  mirrored = [(-wide[1], -wide[0])]
+  turned = [answer.turned(row)]
+  assert verdicts.comparable(turned, p, mirrored, 0.02) == verdict
+
+
+def test_all_pairs_must_be_equal_and_one_far_apart_is_enough():
+  near, far = (-0.01, 0.01), (0.03, 0.06)
+  both = [near, near]
+  assert verdicts.comparable([EQUAL, EQUAL], 0.01, both, 0.02) == YES
+  assert verdicts.comparable([EQUAL, ROW], 0.01, both, 0.02) == OPEN
+  assert verdicts.comparable([EQUAL, ABOVE], 0.01, [near, far], 0.02) == NO
 
 
 def study(path, effects, settings=None, arms=simulated.ARMS, **sizes):
@@ -74,6 +138,47 @@ def test_claims_that_are_true_are_supported(tmp_path):
   effects = simulated.effects(lift=0.05, kld=0.02, teacher=0.07)
   found = study(tmp_path, effects, cases=600).claims
   assert found["verdict"].tolist() == [YES] * 6 + [OPEN]
+  tested = found["p"].notna()
+  assert tested.tolist() == [True] * 6 + [False]
+  np.testing.assert_allclose(
+    found["holm_p"][tested], statistics.holm(found["p"][tested])
+  )
+  assert found["sentence"][:6].str.contains("over 6 claims: p ").all()
+  assert "Published: +5.2 on average, +4.3 to +6.8" in found["sentence"][0]
+
+
+def test_a_small_lead_that_the_numbers_may_hide_is_left_open(tmp_path):
+  # KLD's published lead, 1.2 points, is within the interval, and so is 0.
+  effects = simulated.effects(kld=0.005)
+  found = study(tmp_path, effects, cases=45).claims
+  assert found["verdict"][2] == OPEN
+  assert "less than" not in found["sentence"][2]
+
+
+def test_a_fold_that_disagrees_leaves_a_claim_open(tmp_path):
+  frame = simulated.per_case(
+    np.random.default_rng(2), simulated.effects(lift=0.06), cases=600
+  )
+  config = simulated.workdir(tmp_path, frame)
+  agree = results.compute(tmp_path, config, simulated.ARMS)
+  assert agree.claims["verdict"][0] == YES
+  odd = (frame["fold"] == 1) & (frame["model"] == "Student")
+  frame.loc[odd, "dice"] = (frame.loc[odd, "dice"] + 0.1).clip(upper=1)
+  simulated.workdir(tmp_path, frame)
+  found = results.compute(tmp_path, config, simulated.ARMS)
+  assert found.lift["group_p"] < 0.001
+  assert found.claims["verdict"][0] == OPEN
+  assert "is not decided" in found.answer[0]
+  assert found.winners() == []
+
+
+def test_a_student_that_is_not_much_smaller_tests_no_claim_on_size(tmp_path):
+  frame = simulated.per_case(np.random.default_rng(2), simulated.effects())
+  config = simulated.workdir(tmp_path, frame)
+  counts = dict.fromkeys(simulated.effects(), 100) | {"Teacher": 1000}
+  found = results.compute(tmp_path, config, simulated.ARMS, counts).claims
+  assert found["verdict"][4] == OPEN
+  assert "100 times smaller (10 times)" in found["sentence"][4]
 
 
 def test_claims_that_are_false_are_not_supported(tmp_path):
@@ -83,7 +188,7 @@ def test_claims_that_are_false_are_not_supported(tmp_path):
   effects["Student"] = 0.05
   found = study(tmp_path, effects, cases=600)
   assert found.claims["verdict"].tolist() == [NO] * 6 + [OPEN]
-  assert found.answer[0].startswith("Distillation does not lift the student")
+  assert found.answer[0].startswith("Distillation lowers the student")
   assert "MSE against KLD: +3" in found.answer[1]
   assert "no arm is shown to be equivalent" in found.answer[2]
 
@@ -113,7 +218,7 @@ def test_a_grid_without_the_claimed_arms_says_what_it_lacks(tmp_path):
   found = study(tmp_path, effects, arms=arms)
   verdict = found.claims.set_index("claim")
   assert verdict["verdict"].tolist() == [YES] + [OPEN] * 6
-  assert verdict["sentence"].iloc[1:6].str.startswith("This grid lacks").all()
+  assert verdict["sentence"].iloc[1:6].str.startswith("This run lacks").all()
   assert found.answer[1] == "No axis of the grid has two levels to compare."
 
 

@@ -168,9 +168,11 @@ def test_every_number_equals_a_second_route(tmp_path, holdout):
       interval,
       atol=0.07 * np.ptp(interval),
     )
+    folds = np.array([u[0] for u in units])
+    m = np.array([d[folds == x].mean() for x in (0, 1, 2)])
+    assert number["fold_low"] == pytest.approx(m.min())
+    assert number["fold_high"] == pytest.approx(m.max())
     if holdout:
-      folds = np.array([u[0] for u in units])
-      m = np.array([d[folds == x].mean() for x in (0, 1, 2)])
       error = math.sqrt((1 / 3 + ratio) * np.var(m, ddof=1))
       assert number["corrected_p"] == pytest.approx(
         t_two_sided(m.mean() / error, 2)

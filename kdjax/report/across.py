@@ -10,6 +10,7 @@ from kdjax.report import comparisons
 from kdjax.report import rows
 from kdjax.report import style
 from kdjax.report import tables
+from kdjax.report import verdicts
 from kdjax.report import words
 
 COLUMNS = (
@@ -86,7 +87,7 @@ def changes(found):
         if model in a.scores and model in b.scores:
           sides = a.scores[model].align(b.scores[model], join="inner")
           groups = rows.groups(a.per_case, sides[0].index)
-          row = comparisons.compare(*sides, groups, a.margin)
+          row = comparisons.compare(*sides, groups, a.margin, ratio=a.ratio)
           family.append(
             {"model": model, "workdir": first, "against": second} | row
           )
@@ -123,7 +124,7 @@ def markdown(found, table, changed):
           row["workdir"],
           row["against"],
           words.difference(row),
-          words.p(row["holm_p"]),
+          words.p(row["holm_p"], verdicts.shown(row, "holm_p")),
         ]
         for row in changed.to_dict("records")
       ],

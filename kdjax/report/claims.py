@@ -1,20 +1,116 @@
-"""The published claims and the study's answer, each decided by the numbers."""
+"""The published claims, each decided by the numbers.
 
+A claim rests on differences between pairs. It is supported when the test of all
+its pairs survives Holm's correction over the claims that the run can test; it
+is refused when intervals, at the level corrected for as many, leave out what it
+claims; see `verdicts` for what else both ask for. All the rest is not decidable
+here.
+"""
+
+import dataclasses
+
+import numpy as np
 import pandas as pd
 
+from kdjax.evaluate import intervals
 from kdjax.evaluate import statistics
 from kdjax.report import comparisons
+from kdjax.report import factors
 from kdjax.report import published
 from kdjax.report import rows
 from kdjax.report import verdicts
 from kdjax.report import words
 
-COLUMNS = ("claim", "verdict", "sentence")
+COLUMNS = ("claim", "verdict", "p", "holm_p", "sentence")
+ALPHA = 0.05
+# Of Teacher's parameters over the student's; half of what the paper had.
+SMALLER = 50
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+  """Two things that a claim compares.
+
+  Attributes:
+    name: in a sentence.
+    sides: Dice by unit of either, two series.
+    row: `comparisons.compare` of them, perhaps with Holm's p.
+    claimed: published difference, in Dice.
+  """
+
+  name: str
+  sides: tuple
+  row: dict
+  claimed: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Claim:
+  """What the paper says, and what of it is there to be tested.
+
+  Attributes:
+    text: the claim.
+    pairs: of `Pair`, none where the run cannot test it.
+    p: of the test that all pairs are as claimed; NaN if there is none.
+    alike: whether it claims equality, else that the first is better.
+    published: the paper's numbers, in words.
+    lacks: what the run has not, in words.
+    remark: what else the sentence has to say.
+  """
+
+  text: str
+  pairs: tuple
+  p: float
+  alike: bool
+  published: str
+  lacks: str = ""
+  remark: str = ""
+
+
+def make(results):
+  """The published claims, a frame of `COLUMNS`; p are empty where untested."""
+  found = [x(results) for x in (_lifts, _pathways, _loss, _view, _teacher)]
+  found.append(_survivors(results))
+  corrected = statistics.holm([x.p for x in found])
+  tested = max(1, int(np.sum(~np.isnan(corrected))))
+  table = [
+    (claim.text, *_decide(results, claim, p, tested))
+    for claim, p in zip(found, corrected, strict=True)
+  ]
+  table.append(
+    (
+      "The trend holds for students of several sizes and more data sets "
+      "(asked for as future work).",
+      verdicts.UNDECIDED,
+      None,
+      None,
+      "One student size and one data set were run; `kdjax report A B C` sets "
+      "several workdirs side by side.",
+    )
+  )
+  frame = pd.DataFrame(table, columns=COLUMNS)
+  return frame.astype({"p": float, "holm_p": float})
 
 
 def lift(per_case, references, margin, ratio):
   """The mean over distilled arms against their Students, one comparison."""
   scores = rows.units(per_case)
+  sides = _lift_sides(scores, references)
+  if sides is None:
+    return None
+  groups = rows.groups(per_case, scores.index)
+  return comparisons.compare(*sides, groups, margin, ratio=ratio)
+
+
+def survivors():
+  """Arms whose published p against Student survives Holm's correction."""
+  arms = published.arms()
+  corrected = statistics.holm([row.p_student for row in arms.values()])
+  kept = [x for x, p in zip(arms, corrected, strict=True) if p < ALPHA]
+  return sorted(kept, key=lambda x: arms[x].p_student)
+
+
+def _lift_sides(scores, references):
   pairs = [
     (arm, student)
     for arm, student in references.items()
@@ -23,296 +119,189 @@ def lift(per_case, references, margin, ratio):
   if not pairs:
     return None
   arms, students = zip(*pairs, strict=True)
-  groups = rows.groups(per_case, scores.index)
-  sides = (scores[list(x)].mean(axis=1, skipna=False) for x in (arms, students))
-  return comparisons.compare(*sides, groups, margin, ratio=ratio)
-
-
-def make(results):
-  """The published claims, a frame of `COLUMNS`.
-
-  Args:
-    results: `results.Results`, whose claims are not yet set.
-  """
-  found = [
-    ("Distillation lifts the student.", *_lifts(results)),
-    ("The three pathways are comparable.", *_pathways(results)),
-    ("KLD is better than MSE.", *_loss(results)),
-    (
-      "Weak augmentation of the teacher's input does not matter.",
-      *_view(results),
-    ),
-    (
-      "L_KLD_WAug is comparable to the teacher with about 100 times fewer "
-      "parameters.",
-      *_teacher(results),
-    ),
-    (
-      f"After Holm's correction {words.listed(survivors())} stay better than "
-      "Student.",
-      *_survivors(results),
-    ),
-    (
-      "The trend holds for students of several sizes and more data sets "
-      "(asked for as future work).",
-      verdicts.UNDECIDED,
-      "One student size and one data set were run; `kdjax report A B C` sets "
-      "several workdirs side by side.",
-    ),
-  ]
-  return pd.DataFrame(found, columns=COLUMNS)
-
-
-def survivors():
-  """Arms whose published p against Student survives Holm's correction."""
-  arms = {x: row for x, row in published.TABLE_4.items() if "_" in x}
-  corrected = statistics.holm([row.p_student for row in arms.values()])
-  kept = [x for x, p in zip(arms, corrected, strict=True) if p < 0.05]
-  return sorted(kept, key=lambda x: arms[x].p_student)
-
-
-def answer(results):
-  """The study's answer, three sentences."""
-  return [
-    _answer_lift(results),
-    _answer_axes(results),
-    _answer_teacher(results),
-  ]
+  return tuple(
+    scores[list(x)].mean(axis=1, skipna=False) for x in (arms, students)
+  )
 
 
 def _lifts(results):
-  row = results.lift
-  if row is None:
-    return _absent("distilled arms or their Student")
-  verdict = verdicts.better(row, results.margin, "group_p")
-  arms = words.many(len(results.distilled), "arm")
-  text = f"On average over {arms} {_said(row)} against Student{_anew(row)}."
-  return verdict, text + " Published: 4.3 to 6.8 points by arm."
+  gains = [published.gain(x) for x in published.arms()]
+  row, pairs = results.lift, ()
+  if row is not None:
+    name = f"The mean of {words.many(len(results.distilled), 'arm')}"
+    sides = _lift_sides(results.scores, results.references)
+    pairs = (Pair(f"{name} against Student", sides, row, np.mean(gains)),)
+  return Claim(
+    "Distillation lifts the student.",
+    pairs,
+    row["group_p"] if pairs else float("nan"),
+    alike=False,
+    published=f"{words.points(np.mean(gains))} on average, "
+    f"{words.points(min(gains))} to {words.points(max(gains))} by arm",
+    lacks="distilled arms or their Student",
+  )
 
 
 def _pathways(results):
-  found = _contrasts(results, "pathway")
-  if not found:
-    return _absent("more than one pathway")
-  verdict = verdicts.comparable(found, results.margin, "holm_p")
-  return verdict, _pairwise(results, found) + " Published means: L 78.3, H " + (
-    "78.2, HReg 78.5."
+  means = {x: published.mean(x) for x in ("L", "H", "HReg")}
+  pairs = [
+    _contrast(results, "pathway", first, second)
+    for first, second in (("H", "L"), ("HReg", "L"), ("HReg", "H"))
+  ]
+  return _alike(
+    "The three pathways are comparable.",
+    pairs,
+    ", ".join(f"{x} {mean:.1f}" for x, mean in means.items()),
+    "the three pathways, or arms alike in all else",
   )
 
 
 def _loss(results):
-  found = [
-    x
-    for x in _contrasts(results, "loss")
-    if {x["level"], x["against"]} == {"KLD", "MSE"}
-  ]
-  if not found:
-    return _absent("both KLD and MSE")
-  row = _turned(found[0], "KLD")
-  verdict = verdicts.better(row, results.margin, "holm_p")
-  return (
-    verdict,
-    f"KLD against MSE: {_said(row)}{_anew(row)}. Published means: KLD 79.0, "
-    "MSE 77.7.",
+  means = published.mean("KLD"), published.mean("MSE")
+  claimed = (means[0] - means[1]) / 100
+  pair = _contrast(results, "loss", "KLD", "MSE", claimed)
+  return Claim(
+    "KLD is better than MSE.",
+    (pair,) if pair else (),
+    pair.row["group_p"] if pair else float("nan"),
+    alike=False,
+    published=f"{words.points(claimed)}, KLD "
+    f"{means[0]:.1f} and MSE {means[1]:.1f}",
+    lacks="both KLD and MSE, or arms alike in all else",
   )
 
 
 def _view(results):
-  found = [
-    x
-    for x in _contrasts(results, "view")
-    if {x["level"], x["against"]} == {"weak", "strong"}
-  ]
-  if not found:
-    return _absent("both views")
-  verdict = verdicts.comparable(found, results.margin, "holm_p")
-  return verdict, _pairwise(results, found) + (
-    " Published means: weak 78.5, strong 78.2."
+  weak = published.mean("WAug")
+  arms = published.arms().values()
+  strong = 2 * sum(row.dice_mean for row in arms) / len(arms) - weak
+  return _alike(
+    "Weak augmentation of the teacher's input does not matter.",
+    [_contrast(results, "view", "weak", "strong")],
+    f"weak {weak:.1f}, strong {strong:.1f}",
+    "both views of the teacher's input",
   )
 
 
 def _teacher(results):
-  row = results.comparison("L_KLD_WAug", "Teacher")
-  if row is None:
-    return _absent("L_KLD_WAug and Teacher")
-  verdict = verdicts.comparable([row], results.margin)
-  text = (
-    f"L_KLD_WAug against Teacher: {_said(row)}; {_equivalence(results, row)}"
-  )
+  pair = _of_models(results, "L_KLD_WAug", "Teacher")
   counts = results.efficiency["parameters"]
-  if {"Teacher", "L_KLD_WAug"} <= set(counts.index):
+  remark, lacks = "", "L_KLD_WAug and Teacher"
+  if pair and {"Teacher", "L_KLD_WAug"} <= set(counts.dropna().index):
     ratio = counts["Teacher"] / counts["L_KLD_WAug"]
-    text += f", with {ratio:.0f} times fewer parameters"
-  return verdict, text + f"{_anew(row)}. Published: 80.00 against 81.50."
+    remark = f"It has {ratio:.0f} times fewer parameters"
+    if ratio < SMALLER:
+      lacks = f"a student about 100 times smaller ({ratio:.0f} times)"
+      pair = None
+  return _alike(
+    "L_KLD_WAug is comparable to the teacher with about 100 times fewer "
+    "parameters.",
+    [pair],
+    "80.00 and 81.50",
+    lacks,
+    remark,
+  )
 
 
 def _survivors(results):
   named = survivors()
-  found = [results.versus_student(arm) for arm in named]
-  if any(row is None for row in found):
-    return _absent(words.listed(named))
-  signs = [verdicts.better(row, results.margin) for row in found]
-  raw = [x for x in results.arm_rows() if x["wilcoxon_p"] < 0.05]
-  ahead = [x for x in raw if x["difference"] > 0]
-  kept = results.winners()
-  text = (
-    f"Of {words.many(len(results.arm_rows()), 'arm')}, {len(ahead)} are above "
-    f"Student at p < 0.05 before correction and {len(kept)} are shown to be "
-    "after it" + (f": {words.some(kept)}." if kept else ".")
-  )
-  if all(x == verdicts.SUPPORTED for x in signs):
-    return verdicts.SUPPORTED, text
-  if verdicts.NOT_SUPPORTED in signs:
-    return verdicts.NOT_SUPPORTED, text
-  return verdicts.UNDECIDED, text
-
-
-def _answer_lift(results):
-  row = results.lift
-  if row is None:
-    return "No distilled arm has a Student to be compared with."
-  said = {
-    verdicts.SUPPORTED: "Distillation lifts the student",
-    verdicts.NOT_SUPPORTED: "Distillation does not lift the student",
-    verdicts.UNDECIDED: "Whether distillation lifts the student is not "
-    "decided by these data",
-  }[verdicts.better(row, results.margin, "group_p")]
-  kept, tested = results.winners(), results.arm_rows()
-  best = max(tested, key=lambda x: x["difference"])
-  which = f" ({words.some(kept)})" if 0 < len(kept) < len(tested) else ""
-  return (
-    f"{said}: {_said(row)}{_anew(row)} on average over "
-    f"{words.many(len(results.distilled), 'arm')}, and {len(kept)} of "
-    f"{len(tested)} are better than Student after Holm's correction{which}, "
-    f"with {best['model']} the highest at {words.difference(best)} points."
-  )
-
-
-def _answer_axes(results):
-  if results.contrasts.empty:
-    return "No axis of the grid has two levels to compare."
-  parts = []
-  for factor in dict.fromkeys(results.contrasts["factor"]):
-    found = _contrasts(results, factor)
-    sure = [x for x in found if verdicts.shown(x, "holm_p")]
-    if sure:
-      top = max(sure, key=lambda x: abs(x["difference"]))
-      top = _turned(
-        top, top["level"] if top["difference"] > 0 else top["against"]
-      )
-      parts.append(
-        f"the {_axis(factor)} matters ({top['level']} against "
-        f"{top['against']}: {words.difference(top)} points)"
-      )
-    elif all(verdicts.equal(x, results.margin) for x in found):
-      size = max(found, key=lambda x: abs(x["difference"]))
-      parts.append(
-        f"the {_axis(factor)} does not matter (all levels within "
-        f"{100 * results.margin:g} points, the largest difference "
-        f"{words.points(abs(size['difference']))[1:]})"
-      )
-    else:
-      limit = _limit(found)
-      parts.append(f"the {_axis(factor)} is left undecided{limit}")
-  text = "; ".join(parts)
-  return f"Of the grid's axes: {text}."
-
-
-def _limit(found):
-  """How large a difference would have had to be, in brackets."""
-  halves = [x["corrected_high"] - x["corrected_low"] for x in found]
-  if not any(map(pd.isna, halves)):
-    return f" (known to ± {50 * max(halves):.1f} points over splits)"
-  worst = max(x["detectable"] for x in found)
-  if pd.isna(worst):
-    return ""
-  return f" (a difference of {100 * worst:.1f} points would have shown)"
-
-
-def _answer_teacher(results):
-  if "Teacher" not in results.models:
-    return "There is no Teacher to compare with."
-  gap = results.comparison("Student", "Teacher")
-  said = ""
-  if gap is not None:
-    turned = _turned({**gap, "level": "", "against": ""}, "x")
-    said = f"Teacher against Student: {words.difference(turned)} points"
-    if not gap["ci_high"] < 0:
-      said += ", so it may have had nothing to teach"
-    said += "; "
-  arms = results.teacher_rows()
-  if not arms:
-    return f"{said}no arm was compared with it.".capitalize()
-  equal = results.equals()
-  above = [x["model"] for x in arms if verdicts.shown(x) > 0]
-  margin = f"{100 * results.margin:g} points"
-  if equal:
-    text = (
-      f"{len(equal)} of {len(arms)} arms are equivalent to it within {margin}, "
-      f"Holm-corrected ({words.some(equal)})"
-    )
-  else:
-    text = f"no arm is shown to be equivalent to it within {margin}"
-  if above:
-    text += f"; above it: {words.some(above)}"
-  return (said + text)[0].upper() + (said + text)[1:] + "."
-
-
-def _contrasts(results, factor):
-  frame = results.contrasts
-  return frame[frame["factor"] == factor].to_dict("records")
-
-
-def _turned(row, level):
-  """The same contrast with `level` first."""
-  if row["level"] == level:
-    return row
-  turned = {**row, "level": row["against"], "against": row["level"]}
-  for low, high in (
-    ("ci_low", "ci_high"),
-    ("corrected_low", "corrected_high"),
-  ):
-    if not pd.isna(row[low]):
-      turned[low], turned[high] = -row[high], -row[low]
-  turned["difference"] = -row["difference"]
-  return turned
-
-
-def _said(row):
-  return f"{words.difference(row)} Dice points"
-
-
-def _anew(row):
-  """What repeated hold-outs add: where networks trained anew would lie."""
-  if pd.isna(row["corrected_low"]):
-    return ""
-  low, high = (words.points(row[f"corrected_{x}"]) for x in ("low", "high"))
-  return f" (trained anew on other splits: {low} to {high})"
-
-
-def _equivalence(results, row):
-  margin = f"{100 * results.margin:g} points"
-  if verdicts.equal(row, results.margin):
-    return f"equivalent within {margin}"
-  return f"not shown to be equivalent within {margin}"
-
-
-def _pairwise(results, found):
-  margin = f"{100 * results.margin:g}"
-  parts = [
-    f"{x['level']} against {x['against']} {words.difference(x)}{_anew(x)}"
-    for x in found
+  pairs = [
+    _of_models(results, x, results.references.get(x), published.gain(x))
+    for x in named
   ]
-  equal = sum(verdicts.equal(x, results.margin) for x in found)
-  return (
-    f"{'; '.join(parts)} Dice points; {equal} of {len(found)} shown "
-    f"equivalent within {margin}."
+  raw = [x for x in results.arm_rows() if x["wilcoxon_p"] < ALPHA]
+  ahead = sum(x["difference"] > 0 for x in raw)
+  kept = results.winners()
+  whole = all(pairs)
+  return Claim(
+    f"After Holm's correction {words.listed(named)} stay better than Student.",
+    tuple(pairs) if whole else (),
+    max(x.row["group_holm_p"] for x in pairs) if whole else float("nan"),
+    alike=False,
+    published="of eleven arms at p < 0.05 these three survive",
+    lacks=words.listed(named),
+    remark=f"Of {words.many(len(results.arm_rows()), 'arm')} here, {ahead} are "
+    f"above Student at p < 0.05 before correction and {len(kept)} are shown "
+    "to be after it" + (f" ({words.some(kept)})" if kept else ""),
   )
 
 
-def _axis(factor):
-  return {"view": "teacher's view"}.get(factor, factor.replace("_", " "))
+def _alike(text, pairs, numbers, lacks, remark=""):
+  """A claim of equality; untested where one of its pairs is None."""
+  whole = all(pairs)
+  p = [x.row["group_equivalent_p"] for x in pairs] if whole else [float("nan")]
+  return Claim(
+    text,
+    tuple(pairs) if whole else (),
+    float(np.max(p)),  # All have to be equal; NaN if one cannot be tested.
+    alike=True,
+    published=numbers,
+    lacks=lacks,
+    remark=remark,
+  )
 
 
-def _absent(what):
-  return verdicts.UNDECIDED, f"This grid lacks {what}."
+def _contrast(results, factor, first, second, claimed=0.0):
+  """The `Pair` of two levels of an axis, or None."""
+  levels, scores = results.levels, results.scores
+  levels = levels[levels.index.isin(scores.columns)]
+  sides = None
+  if factor in levels:
+    sides = factors.sides(scores, levels, factor, first, second)
+  if sides is None:
+    return None
+  groups = rows.groups(results.per_case, scores.index)
+  row = comparisons.compare(*sides, groups, results.margin, ratio=results.ratio)
+  return Pair(f"{first} against {second}", sides, row, claimed)
+
+
+def _of_models(results, model, reference, claimed=0.0):
+  """The `Pair` of two models, or None."""
+  row = results.comparison(model, reference)
+  if row is None:
+    return None
+  sides = results.scores[model], results.scores[reference]
+  return Pair(f"{model} against {reference}", sides, row, claimed)
+
+
+def _decide(results, claim, p, tested):
+  """Verdict, p, corrected p and sentence of a claim."""
+  if not claim.pairs:
+    lacks = f"This run lacks {claim.lacks}. Published: {claim.published}."
+    return verdicts.UNDECIDED, claim.p, p, lacks
+  level = 1 - ALPHA / (tested * len(claim.pairs))
+  groups = rows.groups(results.per_case, results.scores.index)
+  wide = [
+    intervals.of_mean(x.sides[0] - x.sides[1], groups, level)
+    for x in claim.pairs
+  ]
+  found = [x.row for x in claim.pairs]
+  if claim.alike:
+    verdict = verdicts.comparable(found, p, wide, results.margin)
+  else:
+    claimed = [x.claimed for x in claim.pairs]
+    verdict = verdicts.better(found, p, wide, claimed)
+  parts = [
+    f"{x.name} {words.difference(x.row)}{words.folds(x.row)}"
+    + _remark(claim, x, interval, results.margin)
+    for x, interval in zip(claim.pairs, wide, strict=True)
+  ]
+  text = "; ".join(parts)
+  test = "equivalence" if claim.alike else "difference"
+  within = f" within {100 * results.margin:g} points" if claim.alike else ""
+  sentence = (
+    f"{text[0].upper()}{text[1:]}. Test of {test}{within}, Holm-corrected over "
+    f"{words.many(tested, 'claim')}: p {words.compared(p)}."
+  )
+  sentence += f" {claim.remark}." if claim.remark else ""
+  return verdict, claim.p, p, f"{sentence} Published: {claim.published}."
+
+
+def _remark(claim, pair, wide, margin):
+  """What the numbers of a pair leave out, if anything."""
+  if claim.alike:
+    far = verdicts.apart(pair.row, wide, margin)
+    return f", further apart than {100 * margin:g} points" if far else ""
+  short = verdicts.falls_short(pair.row, wide, pair.claimed)
+  less = f", less than the published {words.points(pair.claimed)}"
+  return less if short else ""

@@ -2,7 +2,7 @@
 
 By case first; then with the cases of one group counted once, which is what
 verdicts rest on, since near-duplicates and cases tested in several folds are
-not independent; then, for repeated hold-outs, over the folds.
+not independent; then over the folds.
 """
 
 import numpy as np
@@ -32,6 +32,8 @@ COLUMNS = (
   "group_holm_p",
   "group_equivalent_p",
   "detectable",
+  "fold_low",
+  "fold_high",
   "corrected_low",
   "corrected_high",
   "corrected_p",
@@ -46,6 +48,12 @@ GROUPED = (
   "group_p",
   "holm_p",
   "group_equivalent_p",
+  "detectable",
+  "fold_low",
+  "fold_high",
+  "corrected_low",
+  "corrected_high",
+  "corrected_p",
 )
 
 
@@ -62,9 +70,9 @@ def make(per_case, pairs, margin=0.02, ratio=None):
   Returns:
     A row per pair. `difference` is model minus reference in Dice, -1 to 1, as
     are its interval (BCa over groups, 95 %), `detectable` (80 % power at 5 %
-    over the size of the family) and the corrected interval. `*_p` are two-sided
-    and in [0, 1]; `group_*` are of the groups' mean differences; `corrected_*`
-    are empty for k folds.
+    over the size of the family), the lowest and highest mean of a fold and the
+    corrected interval. `*_p` are two-sided and in [0, 1]; `group_*` are of the
+    groups' mean differences; `corrected_*` are empty for k folds.
   """
   scores = rows.units(per_case)
   groups = rows.groups(per_case, scores.index)
@@ -105,9 +113,9 @@ def compare(first, second, groups, margin, alpha=0.05, ratio=None):
   )  # [number of groups]
   grouped = means, np.zeros_like(means)
   wins, ties, losses = statistics.tally(*pair)
+  folds = difference.groupby(level="fold").mean()
   corrected = (float("nan"),) * 3
   if ratio is not None:
-    folds = difference.groupby(level="fold").mean()
     corrected = intervals.of_holdouts(folds, ratio)
   return {
     "cases": len(difference),
@@ -125,6 +133,8 @@ def compare(first, second, groups, margin, alpha=0.05, ratio=None):
     "group_p": statistics.wilcoxon(*grouped),
     "group_equivalent_p": statistics.equivalence(*grouped, margin),
     "detectable": statistics.smallest_detectable(*grouped, alpha),
+    "fold_low": folds.min(),
+    "fold_high": folds.max(),
     "corrected_low": corrected[0],
     "corrected_high": corrected[1],
     "corrected_p": corrected[2],

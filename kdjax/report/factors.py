@@ -31,10 +31,6 @@ CONTRASTS = (
   "against",
   "arms",
   *comparisons.GROUPED,
-  "detectable",
-  "corrected_low",
-  "corrected_high",
-  "corrected_p",
 )
 TERMS = ("term", "df", "chi2", "p", "converged", "note")
 
@@ -66,7 +62,8 @@ def contrasts(per_case, levels, margin=0.02, ratio=None):
 
   A unit's value of a level is its mean Dice over the arms with that level;
   only arms that have a counterpart at the other level, alike in every other
-  factor that both read, take part. Holm's correction is over all rows.
+  factor that both read, take part. Holm's correction is over all rows, and
+  `detectable` is at 5 % over their number.
 
   Args:
     per_case: frame of `rows.read`.
@@ -77,30 +74,50 @@ def contrasts(per_case, levels, margin=0.02, ratio=None):
   scores = rows.units(per_case)
   groups = rows.groups(per_case, scores.index)
   levels = levels[levels.index.isin(scores.columns)]
+  named = [
+    (factor, first, second)
+    for factor in levels
+    for second, first in itertools.combinations(
+      [x for x in dict.fromkeys(levels[factor]) if x], 2
+    )
+    if _matched(levels, factor, first, second)
+  ]
   found = []
-  for factor in levels:
-    values = [x for x in dict.fromkeys(levels[factor]) if x]
-    for second, first in itertools.combinations(values, 2):
-      matched = _matched(levels, factor, first, second)
-      if not matched:
-        continue
-      sides = [
-        sum(scores[cell[side]].mean(axis=1, skipna=False) for cell in matched)
-        / len(matched)
-        for side in (0, 1)
-      ]
-      found.append(
-        {
-          "factor": factor,
-          "level": first,
-          "against": second,
-          "arms": sum(len(a) + len(b) for a, b in matched),
-        }
-        | comparisons.compare(*sides, groups, margin, ratio=ratio)
-      )
+  for factor, first, second in named:
+    matched = _matched(levels, factor, first, second)
+    pair = sides(scores, levels, factor, first, second)
+    found.append(
+      {
+        "factor": factor,
+        "level": first,
+        "against": second,
+        "arms": sum(len(a) + len(b) for a, b in matched),
+      }
+      | comparisons.compare(*pair, groups, margin, 0.05 / len(named), ratio)
+    )
   frame = pd.DataFrame(found, columns=CONTRASTS)
   frame["holm_p"] = statistics.holm(frame["group_p"])
   return frame
+
+
+def sides(scores, levels, factor, first, second):
+  """Dice by unit of two levels of a factor, or None where nothing matches.
+
+  Args:
+    scores: frame of `rows.units`.
+    levels: frame of `of_arms`, of arms in `scores` alone.
+    factor: a column of `levels`.
+    first: a value of it.
+    second: another one.
+  """
+  matched = _matched(levels, factor, first, second)
+  if not matched:
+    return None
+  return tuple(
+    sum(scores[list(cell[i])].mean(axis=1, skipna=False) for cell in matched)
+    / len(matched)
+    for i in (0, 1)
+  )
 
 
 def _matched(levels, factor, first, second):

@@ -51,3 +51,24 @@ TABLE_5 = {
   "Lee": Quoted(89, 7.7),
   "L_KLD_WAug": Quoted(80, 0.82),
 }
+
+
+def arms():
+  """The twelve arms of Table 4, a dict as `TABLE_4`."""
+  return {name: row for name, row in TABLE_4.items() if "_" in name}
+
+
+def gain(arm):
+  """Published difference of `arm` to Student, in Dice."""
+  return (TABLE_4[arm].dice_mean - TABLE_4["Student"].dice_mean) / 100
+
+
+def mean(word):
+  """Published mean Dice, in percent, over the arms with `word` in their name.
+
+  Words are what a name consists of: "H", "KLD", "WAug".
+  """
+  found = [
+    row.dice_mean for name, row in arms().items() if word in name.split("_")
+  ]
+  return sum(found) / len(found)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from kdjax import files
 from kdjax.evaluate import statistics
+from kdjax.report import answer
 from kdjax.report import claims
 from kdjax.report import comparisons
 from kdjax.report import factors
@@ -109,7 +110,7 @@ class Results:
   @functools.cached_property
   def answer(self):
     """Three sentences."""
-    return claims.answer(self)
+    return answer.make(self)
 
   @functools.cached_property
   def data(self):
@@ -153,7 +154,7 @@ class Results:
     return [
       row["model"]
       for row, p in zip(found, corrected, strict=True)
-      if verdicts.equal({**row, "group_equivalent_p": p}, self.margin)
+      if verdicts.equal({**row, "holm_p": p}, self.margin, "holm_p")
     ]
 
 

@@ -270,7 +270,8 @@ def cells(results, table):
     line += _compared(versus)
     versus = results.comparison(model, "Teacher")
     line += _compared(versus)
-    line.append(words.p(versus["group_equivalent_p"]) if versus else "-")
+    equal = model in results.equals()
+    line.append(words.p(versus["group_equivalent_p"], equal) if versus else "-")
     body.append([*line, words.si(row["parameters"])])
   return header, body
 
@@ -353,7 +354,10 @@ def _interval(low, high):
 def _compared(row):
   if row is None:
     return ["-", "-"]
-  return [words.difference(row), words.p(row["group_holm_p"])]
+  return [
+    words.difference(row),
+    words.p(row["group_holm_p"], verdicts.shown(row)),
+  ]
 
 
 def notes(results):
@@ -368,8 +372,11 @@ def notes(results):
     f"{folds}, {seeds}; a case's seeds are averaged first); differences in "
     "Dice points; intervals are 95 %, BCa bootstrap over groups of cases; p by "
     "Wilcoxon's signed-rank test on groups, Holm-corrected over the arms "
-    "of one reference, * p < 0.05, ** p < 0.01; equal p: of two one-sided "
-    f"t-tests with a margin of {100 * results.margin:g} points."
+    "of one reference; equal p: of two one-sided t-tests with a margin of "
+    f"{100 * results.margin:g} points, not corrected. * p < 0.05, ** p < 0.01, "
+    "where all else agrees: the interval, the sign in every fold"
+    + (", the interval over hold-outs" if results.ratio is not None else "")
+    + "; for equal p Holm's correction and every fold within the margin."
   ]
   known = results.scores.dropna(how="all").index
   count = rows.groups(per_case, known)

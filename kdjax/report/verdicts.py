@@ -1,9 +1,12 @@
 """What a comparison allows to be said, from its numbers alone.
 
-A difference is shown when its corrected p is below 0.05 and its interval,
-for repeated hold-outs also the interval over them, leaves out 0. Equality is
-shown when an equivalence test says so, never by a large p. Fewer than `FEWEST`
-independent cases show nothing: means of so few are not to be trusted.
+A difference is shown when its corrected p is below 0.05 and everything else
+that is known lies on the same side of 0: its interval, the mean of every fold
+and, for repeated hold-outs, the interval over them. Equality is shown when an
+equivalence test says so and every fold lies within the margin, never by a large
+p. A claim is refused only by numbers that leave out what it claims. Fewer than
+`FEWEST` independent cases, or differences without any spread (networks that
+never predict anything), show nothing.
 """
 
 import pandas as pd
@@ -21,40 +24,95 @@ def shown(row, p="group_holm_p"):
     row: of `comparisons.make` or `factors.contrasts`.
     p: the column that decides, in [0, 1].
   """
-  if row["groups"] < FEWEST or not row[p] < 0.05:
+  return side(row) if row[p] < 0.05 else 0
+
+
+def side(row):
+  """Sign of all that is known of a difference but its p; 0 if they disagree."""
+  if not _enough(row):
     return 0
-  bounds = [(row["ci_low"], row["ci_high"])]
-  if not pd.isna(row["corrected_low"]):
-    bounds.append((row["corrected_low"], row["corrected_high"]))
-  if all(low > 0 for low, _ in bounds):
+  interval = row["ci_low"], row["ci_high"]
+  if above(row, interval, 0):
     return 1
-  return -1 if all(high < 0 for _, high in bounds) else 0
+  return -1 if below(row, interval, 0) else 0
 
 
-def equal(row, margin):
+def equal(row, margin, p="group_equivalent_p"):
   """Whether the two are shown to lie within `margin` (in Dice)."""
-  if row["groups"] < FEWEST or not row["group_equivalent_p"] < 0.05:
+  if not _enough(row) or not row[p] < 0.05:
     return False
-  low, high = row["corrected_low"], row["corrected_high"]
-  return bool(pd.isna(low) or (-margin < low and high < margin))
+  lows, highs = zip(*_bounds(row), strict=True)
+  return bool(-margin < min(lows) and max(highs) < margin)
 
 
-def better(row, margin, p="group_holm_p"):
-  """Verdict on "the first is better than the second"."""
-  sign = shown(row, p)
-  if sign > 0:
+def above(row, interval, size):
+  """Whether interval, folds and hold-outs all lie above `size`, in Dice."""
+  return all(low > size for low, _ in (interval, *_bounds(row)))
+
+
+def below(row, interval, size):
+  """Whether interval, folds and hold-outs all lie below `size`, in Dice."""
+  return all(high < size for _, high in (interval, *_bounds(row)))
+
+
+def better(found, p, wide, claimed):
+  """Verdict on "in every pair the first is better than the second".
+
+  Args:
+    found: rows of `comparisons.compare`, at least one.
+    p: of the claim, corrected over all claims that are tested.
+    wide: interval of each difference at the level so corrected.
+    claimed: the published difference of each, in Dice.
+  """
+  if p < 0.05 and all(side(row) > 0 for row in found):
     return SUPPORTED
-  if sign < 0 or equal(row, margin):
+  if any(map(falls_short, found, wide, claimed)):
     return NOT_SUPPORTED
   return UNDECIDED
 
 
-def comparable(found, margin, p="group_holm_p"):
-  """Verdict on "all these are pairs of equals"; none at all is undecided."""
-  equals = [equal(row, margin) for row in found]
-  if found and all(equals):
+def falls_short(row, interval, claimed):
+  """Whether the numbers leave out that a difference is as large as claimed."""
+  return _enough(row) and below(row, interval, claimed)
+
+
+def comparable(found, p, wide, margin):
+  """Verdict on "in every pair the two lie within `margin`", as for `better`.
+
+  `p` is that of the equivalence tests.
+  """
+  if p < 0.05 and all(equal(row, margin) for row in found):
     return SUPPORTED
-  differ = [shown(row, p) for row in found]
-  if any(d and not e for d, e in zip(differ, equals, strict=True)):
+  if any(apart(*x, margin) for x in zip(found, wide, strict=True)):
     return NOT_SUPPORTED
   return UNDECIDED
+
+
+def apart(row, interval, margin):
+  """Whether two are shown to lie further apart than `margin`, in Dice.
+
+  The interval has to say so, and that over hold-outs; of the folds only that
+  they agree on which is better.
+  """
+  if not _enough(row):
+    return False
+  low, high = interval
+  known = not pd.isna(row["corrected_low"])
+  if low > margin:
+    sure = not known or row["corrected_low"] > margin
+    return bool(sure and row["fold_low"] > 0)
+  sure = not known or row["corrected_high"] < -margin
+  return bool(high < -margin and sure and row["fold_high"] < 0)
+
+
+def _enough(row):
+  """Whether there are enough independent cases, and any spread."""
+  return row["groups"] >= FEWEST and row["ci_low"] < row["ci_high"]
+
+
+def _bounds(row):
+  """What folds and, if there are any, repeated hold-outs say: (low, high)."""
+  found = [(row["fold_low"], row["fold_high"])]
+  if not pd.isna(row["corrected_low"]):
+    found.append((row["corrected_low"], row["corrected_high"]))
+  return found

@@ -24,6 +24,30 @@ def difference(row, digits=1):
   return f"{text} [{low}, {high}]"
 
 
+def folds(row):
+  """How far folds go apart, and networks trained anew; "" for one fold.
+
+  " (folds +1.0 to +3.2)", and for repeated hold-outs their interval.
+  """
+  text = ""
+  if row["fold_low"] < row["fold_high"]:
+    low, high = points(row["fold_low"]), points(row["fold_high"])
+    text = f"folds {low} to {high}"
+  if not pd.isna(row["corrected_low"]):
+    low, high = (points(row[f"corrected_{x}"]) for x in ("low", "high"))
+    text += f"; trained anew on other splits {low} to {high}"
+  return f" ({text})" if text else ""
+
+
+def compared(value):
+  """A p-value in a sentence: "= 0.012", "< 0.001", "unknown"."""
+  if pd.isna(value):
+    return "unknown"
+  if value < 0.001:
+    return "< 0.001"
+  return f"= {value:.3f}" if value >= 0.1 else f"= {value:.4f}"
+
+
 def spread(mean, std):
   """Mean ± std in percent, from [0, 1]; a single value has no deviation."""
   if pd.isna(mean):
@@ -31,11 +55,12 @@ def spread(mean, std):
   return f"{100 * mean:.2f}" + ("" if pd.isna(std) else f" ± {100 * std:.2f}")
 
 
-def p(value):
-  """A p-value with the paper's marks: * below 0.05, ** below 0.01."""
+def p(value, shown=True):
+  """A p-value; what is shown has the paper's marks, * < 0.05, ** < 0.01."""
   if pd.isna(value):
     return "-"
   mark = "**" if value < 0.01 else "*" if value < 0.05 else ""
+  mark = mark if shown else ""
   if value < 0.001:
     return "<0.001" + mark
   return (f"{value:.3f}" if value >= 0.1 else f"{value:.4f}") + mark

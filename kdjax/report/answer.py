@@ -1,0 +1,139 @@
+"""The study's answer: three sentences, made from the numbers."""
+
+import pandas as pd
+
+from kdjax.evaluate import statistics
+from kdjax.report import verdicts
+from kdjax.report import words
+
+
+def make(results):
+  """Whether distillation helps, which axis matters, and how far is Teacher.
+
+  Args:
+    results: `results.Results`.
+  """
+  return [_lift(results), _axes(results), _teacher(results)]
+
+
+def _lift(results):
+  row = results.lift
+  if row is None:
+    return "No distilled arm has a Student to be compared with."
+  # Corrected as the claim is, so that the two cannot disagree.
+  row = {**row, "holm_p": results.claims["holm_p"].iloc[0]}
+  margin = f"{100 * results.margin:g} points"
+  sign = verdicts.shown(row, "holm_p")
+  if sign:
+    said = f"Distillation {'lifts' if sign > 0 else 'lowers'} the student"
+  elif verdicts.equal(row, results.margin):
+    said = f"Distillation changes the student by less than {margin}"
+  else:
+    said = "Whether distillation lifts the student is not decided by these data"
+  kept, tested = results.winners(), results.arm_rows()
+  best = max(tested, key=lambda x: x["difference"])
+  which = f" ({words.some(kept)})" if 0 < len(kept) < len(tested) else ""
+  text = (
+    f"{said}: {words.difference(row)} Dice points on average over "
+    f"{words.many(len(results.distilled), 'arm')}{words.folds(row)}, and "
+    f"{len(kept)} of {len(tested)} are shown to be better than Student after "
+    f"Holm's correction{which}, with {best['model']} the highest at "
+    f"{words.difference(best)} points"
+  )
+  lost = [x["model"] for x in tested if verdicts.shown(x) < 0]
+  return text + (f"; worse: {words.some(lost)}." if lost else ".")
+
+
+def _axes(results):
+  frame = results.contrasts
+  if frame.empty:
+    return "No axis of the grid has two levels to compare."
+  factors = list(dict.fromkeys(frame["factor"]))
+  found = {x: frame[frame["factor"] == x].to_dict("records") for x in factors}
+  # All levels have to be equal, and the axes are a family of their own.
+  alike = statistics.holm(
+    [frame[frame["factor"] == x]["group_equivalent_p"].max() for x in factors]
+  )
+  text = "; ".join(
+    _axis(x, found[x], p, results.margin)
+    for x, p in zip(factors, alike, strict=True)
+  )
+  return f"Of the grid's axes: {text}."
+
+
+def _axis(factor, found, alike, margin):
+  """What is known of one axis; `alike` is the p that all levels are equal."""
+  name = {"view": "teacher's view"}.get(factor, factor.replace("_", " "))
+  sure = [x for x in found if verdicts.shown(x, "holm_p")]
+  equal = alike < 0.05 and all(verdicts.equal(x, margin) for x in found)
+  if sure:
+    top = max(sure, key=lambda x: abs(x["difference"]))
+    if top["difference"] < 0:
+      top = turned(top)
+    little = f", though by less than {100 * margin:g} points" if equal else ""
+    return (
+      f"the {name} matters{little} ({top['level']} against {top['against']}: "
+      f"{words.difference(top)} points)"
+    )
+  if equal:
+    size = max(abs(x["difference"]) for x in found)
+    return (
+      f"the {name} does not matter (all levels within {100 * margin:g} points, "
+      f"the largest difference {words.points(size)[1:]})"
+    )
+  return f"the {name} is left undecided{_limit(found)}"
+
+
+def _limit(found):
+  """How large a difference would have had to be, in brackets."""
+  widths = [x["corrected_high"] - x["corrected_low"] for x in found]
+  if not any(map(pd.isna, widths)):
+    return f" (known to ± {50 * max(widths):.1f} points over splits)"
+  worst = max(x["detectable"] for x in found)
+  if pd.isna(worst):
+    return ""
+  return f" (a difference of {100 * worst:.1f} points would have shown)"
+
+
+def _teacher(results):
+  if "Teacher" not in results.models:
+    return "There is no Teacher to compare with."
+  gap = results.comparison("Student", "Teacher")
+  said = ""
+  if gap is not None:
+    said = f"Teacher against Student: {words.difference(turned(gap))} points"
+    if verdicts.shown(gap) >= 0:
+      said += ", so it may have had nothing to teach"
+    said += "; "
+  text = said + _arms(results)
+  return text[0].upper() + text[1:] + "."
+
+
+def _arms(results):
+  """How the arms stand to Teacher."""
+  found = results.teacher_rows()
+  if not found:
+    return "no arm was compared with it"
+  equal = results.equals()
+  margin = f"{100 * results.margin:g} points"
+  text = f"no arm is shown to be equivalent to it within {margin}"
+  if equal:
+    text = (
+      f"{len(equal)} of {len(found)} arms are equivalent to it within "
+      f"{margin}, Holm-corrected ({words.some(equal)})"
+    )
+  for word, sign in (("above", 1), ("below", -1)):
+    names = [x["model"] for x in found if verdicts.shown(x) == sign]
+    text += f", {len(names)} {word} it ({words.some(names)})" if names else ""
+  return text
+
+
+def turned(row):
+  """The same comparison with its second side first."""
+  swapped = dict(row)
+  if "level" in row:
+    swapped["level"], swapped["against"] = row["against"], row["level"]
+  for name in ("ci", "fold", "corrected"):
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    swapped[f"{name}_low"], swapped[f"{name}_high"] = -high, -low
+  return swapped | {"difference": -row["difference"]}
