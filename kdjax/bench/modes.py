@@ -24,6 +24,7 @@ class Program:
   Attributes:
     trials: number of arms.
     cost: `compiled.Cost` of a step.
+    states: theirs.
   """
 
   def __init__(self, study, arms, teacher):
@@ -43,7 +44,7 @@ class Program:
     self.trials = len(arms)
     self.cost = compiled.compile_program(programs, "train_epoch")
     block = study.blocks[0]
-    self._states = loop.start_states(
+    self.states = loop.start_states(
       programs, [block], {block: loop.checkpoint.Progress()}
     )
     self._rest = (
@@ -62,8 +63,8 @@ class Program:
     batch = self._batches[self._count % len(self._batches)]
     self._count += 1
     begun = time.perf_counter()
-    self._states = jax.block_until_ready(
-      self.cost.program(self._states, *self._rest, batch)
+    self.states = jax.block_until_ready(
+      self.cost.program(self.states, *self._rest, batch)
     )
     return (time.perf_counter() - begun) / self._steps
 
