@@ -1,1 +1,1 @@
-"""What the fused grid costs on the machine at hand, beside its alternatives."""
+"""What a grid in one program costs, and what it saves."""

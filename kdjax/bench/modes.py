@@ -7,6 +7,7 @@ import time
 import jax
 import numpy as np
 
+from kdjax.bench import peer
 from kdjax.deploy import compiled
 from kdjax.distill import trials
 from kdjax.engine import loop
@@ -183,15 +184,49 @@ def enough(arms, size):
 
 def untrained_teacher(study):
   """Random weights in the place of a teacher's best: they cost the same."""
-  stage = stages.teacher_stage(study)
   block = study.blocks[0]
-  study = dataclasses.replace(study, blocks=(block,))
-  programs = stages.Programs(study, stage, 1, jax.local_devices()[:1])
-  state = jax.device_get(programs.init(block.key, {}))
-  lead = lambda tree: jax.tree.map(lambda x: np.asarray(x)[None], tree)
+  state = _initial(study, stages.teacher_stage(study))
   return {
-    block: {
-      "params": lead(state.best_params),
-      "batch_stats": lead(state.best_batch_stats),
-    }
+    block: jax.tree.map(
+      lambda x: np.asarray(x)[None],
+      {"params": state.best_params, "batch_stats": state.best_batch_stats},
+    )
   }
+
+
+def make_peer(study):
+  """The distilling arms in PyTorch, from the same weights and batches.
+
+  Returns:
+    `peer.Peer`, to be entered as a context.
+
+  Raises:
+    UserError: PyTorch is missing, or it lacks something that the study has.
+  """
+  block = study.blocks[0]
+  study = dataclasses.replace(
+    study, arms=tuple(distilling(study)), blocks=(block,)
+  )
+  stage = stages.student_stage(study)
+  (teacher,) = untrained_teacher(study).values()
+  return peer.Peer(
+    stages.Programs(study, stage, 1, jax.local_devices()[:1]),
+    block,
+    jax.tree.map(lambda x: x[0], teacher),
+    _initial(study, stage),
+  )
+
+
+def torch_serial(study, entered):
+  """The `Mode` of what `make_peer` returned, once entered."""
+  steps_of_arms = tuple(
+    functools.partial(entered.step, arm.name) for arm in distilling(study)
+  )
+  return Mode("torch_serial", len(steps_of_arms), steps_of_arms, ())
+
+
+def _initial(study, stage):
+  """The first block's fresh trial, on the host."""
+  study = dataclasses.replace(study, blocks=study.blocks[:1])
+  programs = stages.Programs(study, stage, 1, jax.local_devices()[:1])
+  return jax.device_get(programs.init(study.blocks[0].key, {}))

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import statistics
 import sys
 import time
@@ -12,7 +11,6 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from kdjax.bench import modes
-from kdjax.bench import peer as peers
 from kdjax.bench import record
 
 
@@ -49,14 +47,10 @@ def run(study, rounds, with_torch):
   """
   with contextlib.ExitStack() as stack:
     # It refuses what it cannot train before minutes of compiling.
-    peer = stack.enter_context(peers.Peer(study)) if with_torch else None
+    peer = stack.enter_context(modes.make_peer(study)) if with_torch else None
     every = modes.make_modes(study, lambda x: print(x, file=sys.stderr))
     if peer:
-      steps = tuple(
-        functools.partial(peer.step, arm.name)
-        for arm in modes.distilling(study)
-      )
-      every.append(modes.Mode("torch_serial", len(steps), steps, ()))
+      every.append(modes.torch_serial(study, peer))
     seconds = [[] for _ in every]
     rates = []
     bar = stack.enter_context(

@@ -24,6 +24,16 @@ from kdjax.engine import stages
 from kdjax.errors import UserError
 from kdjax.models import pretrained
 
+# Fields of a model that no config gives.
+NOT_CONFIGURED = (
+  "parent",
+  "name",
+  "convolution",
+  "norm_axis",
+  "dtype",
+  "folded",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -231,8 +241,7 @@ def make_model(spec, engine, role, batch_axis=None):
   known = [
     field.name
     for field in dataclasses.fields(models.MODELS[name])
-    if field.name
-    not in ("parent", "name", "convolution", "norm_axis", "dtype", "folded")
+    if field.name not in NOT_CONFIGURED
   ]
   for attribute in attributes:
     if attribute not in known:
