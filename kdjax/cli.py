@@ -98,12 +98,28 @@ def _parser():
     )
     return one
 
-  command(
+  train = command(
     "train",
     _train,
     "Train the teachers and every student, and print the table.",
     config=True,
     workdir=True,
+  )
+  train.add_argument(
+    "--processes",
+    type=int,
+    metavar="N",
+    help="share folds and seeds between N processes, on one machine or many, "
+    "with one --workdir; the first prints the table",
+  )
+  train.add_argument(
+    "--process", type=int, metavar="I", help="which of them this is, 0 to N-1"
+  )
+  train.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="where process 0 waits for all to start; auto: as Cloud TPU, GKE, "
+    "Slurm or Open MPI says, and so are N and I",
   )
   report = command(
     "report",
@@ -241,16 +257,19 @@ def _train(options):
   memory.keep()
   with interruption.heed(options.command_line):
     table = _table_of_training(options)
-  print(table)
+  if table is not None:
+    print(table)
 
 
 def _table_of_training(options):
+  """The table, or None from a process that leaves it to the first."""
   import jax
 
   from kdjax import configs
   from kdjax import files
   from kdjax.deploy import latency
   from kdjax.engine import loop
+  from kdjax.engine import processes
   from kdjax.engine import study as studies
   from kdjax.evaluate import cases
   from kdjax.evaluate import efficiency
@@ -259,13 +278,26 @@ def _table_of_training(options):
 
   config = configs.load(options.config, options.overrides)
   _keep_compilations(config)
+  share = processes.join(
+    options.coordinator, options.processes, options.process
+  )
   study = studies.make_study(config, options.workdir)
-  with files.lock(options.workdir):
-    configs.claim(config, options.workdir)
+  mine = processes.take(study, share)
+  with files.lock(options.workdir, processes.parts(mine)):
+    if not share.first:
+      processes.await_first(share, options.workdir / "data.json")
+    configs.claim(config, options.workdir, write=share.first)
     studies.claim_data(study)
-    environment.write(options.workdir, jax.devices())
-    teachers, students = loop.train(study)
-    cases.write(study, teachers, students)
+    with processes.alive(share, options.workdir):
+      if share.first:
+        environment.write(options.workdir, jax.devices())
+      trained = loop.train(mine)
+    if not share.first:
+      return None
+    if share.count > 1:
+      processes.await_others(study, share)
+      trained = loop.train(study)  # Reads what all have trained.
+    cases.write(study, *trained)
     efficiency.write(study, latency.measure)
     return build.write(options.workdir, *_asked(options.workdir))
 

@@ -281,21 +281,22 @@ def _rows(stage, block, epoch, measured, live_before, seconds):
 
 def write_history(study, stage, progress):
   """Writes history.csv anew: what other stages left, and this stage's rows."""
-  path = study.workdir / "history.csv"
   rows = [row for x in progress.values() for row in x.history]
+  if study.first:
+    path = study.workdir / "history.csv"
+    _write_rows(path, [*_other_rows(path, stage), *rows])
+  scalars.write(study.workdir / "tensorboard", rows)
+
+
+def _write_rows(path, rows):
   text = io.StringIO()
   # No run repeats its times, so they stay in the checkpoints.
   writer = csv.DictWriter(
     text, HISTORY, lineterminator="\n", extrasaction="ignore"
   )
   writer.writeheader()
-  writer.writerows(
-    sorted(
-      [*_other_rows(path, stage), *rows], key=lambda x: x["stage"] != "teacher"
-    )
-  )
+  writer.writerows(sorted(rows, key=lambda x: x["stage"] != "teacher"))
   files.write_text(path, text.getvalue())
-  scalars.write(study.workdir / "tensorboard", rows)
 
 
 def _other_rows(path, stage):

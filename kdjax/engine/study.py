@@ -64,6 +64,7 @@ class Study:
     folds: all folds of the data set, run or not.
     blocks: the blocks to run.
     arms: of the student stage, Students first.
+    first: whether this process writes what several share.
   """
 
   config: ml_collections.ConfigDict
@@ -72,6 +73,7 @@ class Study:
   folds: tuple
   blocks: tuple[Block, ...]
   arms: tuple[trials.Arm, ...]
+  first: bool = True
 
   def make_model(self, role, batch_axis=None):
     """The linen module of `role`, "teacher" or "student"."""
