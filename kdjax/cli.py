@@ -147,6 +147,25 @@ def _parser():
     metavar="CASE,...",
     help="test cases to draw, instead of the best, median and worst",
   )
+  bench = command(
+    "bench",
+    _bench,
+    "Time the fused grid on this machine beside its trials in turn.",
+    config=True,
+    workdir=True,
+  )
+  bench.add_argument(
+    "--peer",
+    choices=("torch",),
+    help="also train the same arms in turn in PyTorch",
+  )
+  bench.add_argument(
+    "--rounds",
+    type=int,
+    default=5,
+    metavar="N",
+    help="steps of each, interleaved, that are timed (default: 5)",
+  )
   plan = command(
     "plan",
     _plan,
@@ -292,6 +311,30 @@ def _keep_compilations(config):
 
   cache = pathlib.Path(config.data.cache_dir).expanduser() / "compilations"
   jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _bench(options):
+  import jax
+
+  from kdjax import configs
+  from kdjax import files
+  from kdjax.bench import record
+  from kdjax.bench import run
+  from kdjax.engine import memory
+  from kdjax.engine import study as studies
+  from kdjax.report import environment
+
+  if options.rounds < 1:
+    raise UserError(f"--rounds={options.rounds}: at least 1.")
+  memory.keep()
+  config = configs.load(options.config, options.overrides)
+  study = studies.make_study(config, options.workdir)
+  with files.lock(options.workdir):
+    configs.claim(config, options.workdir)
+    environment.write(options.workdir, jax.devices())
+    measured = run.run(study, options.rounds, options.peer == "torch")
+    record.write(measured, options.workdir)
+  print(record.table(measured))
 
 
 def _report(options):
