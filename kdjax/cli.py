@@ -8,6 +8,8 @@ import re
 import shlex
 import sys
 
+from etils import epath
+
 from kdjax import __version__
 from kdjax.errors import Interrupted
 from kdjax.errors import UserError
@@ -101,8 +103,9 @@ def _parser():
       one.add_argument(
         "--workdir",
         required=True,
-        type=pathlib.Path,
-        help="where everything is kept; the same one resumes",
+        type=epath.Path,
+        help="where everything is kept, a folder or gs://...; the same one "
+        "resumes",
       )
     one.add_argument(
       "--verbose", action="store_true", help="show the traceback of an error"
@@ -138,14 +141,14 @@ def _parser():
     "Make the tables, figures and page of a workdir, or compare several.",
   )
   report.add_argument(
-    "workdirs", nargs="*", type=pathlib.Path, help="one, or several to compare"
+    "workdirs", nargs="*", type=epath.Path, help="one, or several to compare"
   )
   report.add_argument(
-    "--workdir", type=pathlib.Path, help="the same as naming it"
+    "--workdir", type=epath.Path, help="the same as naming it"
   )
   report.add_argument(
     "--out",
-    type=pathlib.Path,
+    type=epath.Path,
     help="also copy what may be shown to this folder: no images of patients",
   )
   report.add_argument(
@@ -154,6 +157,25 @@ def _parser():
     default=(),
     metavar="CASE,...",
     help="test cases to draw, instead of the best, median and worst",
+  )
+  bench = command(
+    "bench",
+    _bench,
+    "Time the fused grid on this machine beside its trials in turn.",
+    config=True,
+    workdir=True,
+  )
+  bench.add_argument(
+    "--peer",
+    choices=("torch",),
+    help="also train the same arms in turn in PyTorch",
+  )
+  bench.add_argument(
+    "--rounds",
+    type=int,
+    default=5,
+    metavar="N",
+    help="steps of each, interleaved, that are timed (default: 5)",
   )
   plan = command(
     "plan",
@@ -300,6 +322,30 @@ def _keep_compilations(config):
 
   cache = pathlib.Path(config.data.cache_dir).expanduser() / "compilations"
   jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _bench(options):
+  import jax
+
+  from kdjax import configs
+  from kdjax import files
+  from kdjax.bench import record
+  from kdjax.bench import run
+  from kdjax.engine import memory
+  from kdjax.engine import study as studies
+  from kdjax.report import environment
+
+  if options.rounds < 1:
+    raise UserError(f"--rounds={options.rounds}: at least 1.")
+  memory.keep()
+  config = configs.load(options.config, options.overrides)
+  study = studies.make_study(config, options.workdir)
+  with files.lock(options.workdir):
+    configs.claim(config, options.workdir)
+    environment.write(options.workdir, jax.devices())
+    measured = run.run(study, options.rounds, options.peer == "torch")
+    record.write(measured, options.workdir)
+  print(record.table(measured))
 
 
 def _report(options):

@@ -245,7 +245,12 @@ def tiff(*entries, following=0):
 
 def tiff_of(width, height, bits=8, following=0, offset=8):
   tags = ((256, width), (257, height), (258, bits), (259, 1), (262, 1))
-  tags += ((273, offset), (277, 1), (278, height), (279, min(width * height, 2**31)))
+  tags += (
+    (273, offset),
+    (277, 1),
+    (278, height),
+    (279, min(width * height, 2**31)),
+  )
   return tiff(*((tag, 4, 1, value) for tag, value in tags), following=following)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 
 from etils import epath
 from flax import linen as nn
@@ -136,12 +137,11 @@ def _validation(workdir):
   if not path.exists():
     raise UserError(f"{workdir} has no history.csv: train there first.")
   try:
-    with path.open() as file:
-      frame = pd.read_csv(
-        file,
-        dtype={"arm": str, "fold": int, "seed": int},
-        keep_default_na=False,
-      )
+    frame = pd.read_csv(
+      io.StringIO(path.read_text()),
+      dtype={"arm": str, "fold": int, "seed": int},
+      keep_default_na=False,
+    )
     losses = frame[["train_loss", "val_loss"]].apply(
       pd.to_numeric, errors="coerce"
     )

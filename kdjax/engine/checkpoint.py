@@ -10,14 +10,15 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 import sys
 import time
 
+from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from kdjax import files
 from kdjax.errors import UserError
 
 # It logs a traceback of what it raises, which becomes a line here.
@@ -64,7 +65,7 @@ class Checkpoint:
   """
 
   def __init__(self, folder, owner=""):
-    self._folder = folder.resolve()
+    self._folder = _absolute(folder)
     self._owner = owner
     with self._explained():
       self._manager = ocp.CheckpointManager(
@@ -115,14 +116,7 @@ class Checkpoint:
 
     A damaged one is named on stderr and set aside.
     """
-    steps = sorted(
-      (
-        int(x.name)
-        for x in self._folder.iterdir()
-        if re.fullmatch("0|[1-9][0-9]*", x.name)
-      ),
-      reverse=True,
-    )
+    steps = sorted(self._steps(), reverse=True)
     for step in steps:
       try:
         return _read(self._manager, step, self._owner)
@@ -136,9 +130,17 @@ class Checkpoint:
       )
     return Progress()
 
+  def _steps(self):
+    """Of what is there, good or damaged."""
+    if files.is_bucket(self._folder):  # Where half a save has its name already.
+      return self._manager.all_steps()
+    found = [x.name for x in self._folder.iterdir()]
+    return [int(x) for x in found if re.fullmatch("0|[1-9][0-9]*", x)]
+
   def _set_aside(self, step, error):
     aside = self._folder / f"damaged-{step}"
-    shutil.rmtree(aside, ignore_errors=True)  # From an earlier damage.
+    if aside.exists():  # From an earlier damage.
+      aside.rmtree()
     (self._folder / str(step)).rename(aside)
     self._manager.reload()
     why = f"{type(error).__name__}: {_first_line(error)}"
@@ -180,7 +182,7 @@ def read(folder):
   if not folder.is_dir():
     raise UserError(f"{folder} is not there: train there first.")
   try:
-    with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+    with ocp.CheckpointManager(_absolute(folder), options=options) as manager:
       step = manager.latest_step()
       if step is not None:
         return _read(manager, step)
@@ -201,7 +203,7 @@ def finished(folder):
     return False
   options = ocp.CheckpointManagerOptions(create=False)
   try:
-    with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+    with ocp.CheckpointManager(_absolute(folder), options=options) as manager:
       step = manager.latest_step()
       return step is not None and _record(manager, step)["finished"]
   except Exception:
@@ -232,6 +234,12 @@ def _read(manager, step, owner=""):
   if progress.digest() != digest:
     raise ValueError("its digest is another")
   return progress
+
+
+def _absolute(folder):
+  """As Orbax wants it; a bucket's would be taken for a name in this folder."""
+  folder = epath.Path(folder)
+  return folder if files.is_bucket(folder) else folder.resolve()
 
 
 class Cadence:

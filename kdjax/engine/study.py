@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
 import typing
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -71,7 +71,7 @@ class Study:
   """
 
   config: ml_collections.ConfigDict
-  workdir: pathlib.Path
+  workdir: epath.Path
   dataset: pipeline.Dataset
   folds: tuple
   blocks: tuple[Block, ...]
@@ -184,7 +184,7 @@ def make_study(config, workdir, dataset=None):
     raise UserError("folds or seeds is empty: there is nothing to train.")
   if len(set(blocks)) < len(blocks):
     raise UserError("folds or seeds has a number twice: give each once.")
-  study = Study(config, pathlib.Path(workdir), dataset, folds, blocks, arms)
+  study = Study(config, epath.Path(workdir), dataset, folds, blocks, arms)
   _check_models(study)
   for stage in (stages.teacher_stage(study), stages.student_stage(study)):
     stages.make_layout(study, stage, len(blocks))
