@@ -8,11 +8,11 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import re
 import sys
 import time
 
+import absl.logging
 from etils import epath
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from kdjax import files
 from kdjax.errors import UserError
 
 # It logs a traceback of what it raises, which becomes a line here.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+absl.logging.set_verbosity(absl.logging.FATAL)
 
 
 @dataclasses.dataclass
