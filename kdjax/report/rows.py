@@ -178,12 +178,4 @@ def _damage(frame):
     if rows.any():
       return f"line {rows.idxmax() + 2}, {name}"
   twice = frame.duplicated(["model", "fold", "seed", "case"])
-  if twice.any():
-    return f"line {twice.idxmax() + 2} is there twice"
-  # Every trial of a fold is tested on its cases, unless rows are lost.
-  tested = frame.groupby(["fold", "model", "seed"], sort=False)["case"].count()
-  short = tested < tested.groupby("fold").transform("max")
-  if short.any():
-    fold, model, seed = short.idxmax()
-    return f"{model} lacks cases of fold {fold}, seed {seed}"
-  return ""
+  return f"line {twice.idxmax() + 2} is there twice" if twice.any() else ""
