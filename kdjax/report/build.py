@@ -1,7 +1,5 @@
 """Writes a workdir's report folder from its files alone; needs no JAX."""
 
-import shutil
-
 from etils import epath
 
 from kdjax import files
@@ -76,7 +74,8 @@ def publish(workdir, config, arms, parameters, out):
       _copy(path, out / "figures" / "cases" / path.name)
     _copy(report / "index.html", out / "index.html")
     return
-  shutil.rmtree(out / "figures" / "cases", ignore_errors=True)
+  if (out / "figures" / "cases").exists():
+    (out / "figures" / "cases").rmtree()
   table, notes = tables.summarize(results), tables.notes(results)
   content = page.make(results, table, notes, plots, None)
   files.write_text(out / "index.html", content)
