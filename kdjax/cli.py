@@ -119,7 +119,8 @@ def _parser():
   report.add_argument(
     "--out",
     type=pathlib.Path,
-    help="also copy what may be shown to this folder: no images of patients",
+    help="also copy what may be shown to this folder, with a README.md on how "
+    "it was made: no images of patients",
   )
   report.add_argument(
     "--cases",
