@@ -98,12 +98,28 @@ def _parser():
     )
     return one
 
-  command(
+  train = command(
     "train",
     _train,
     "Train the teachers and every student, and print the table.",
     config=True,
     workdir=True,
+  )
+  train.add_argument(
+    "--processes",
+    type=int,
+    metavar="N",
+    help="share folds and seeds between N processes, on one machine or many, "
+    "with one --workdir; the first prints the table",
+  )
+  train.add_argument(
+    "--process", type=int, metavar="I", help="which of them this is, 0 to N-1"
+  )
+  train.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="where process 0 waits for all to start; auto: as Cloud TPU, GKE, "
+    "Slurm or Open MPI says, and so are N and I",
   )
   report = command(
     "report",
@@ -128,6 +144,25 @@ def _parser():
     default=(),
     metavar="CASE,...",
     help="test cases to draw, instead of the best, median and worst",
+  )
+  bench = command(
+    "bench",
+    _bench,
+    "Time the fused grid on this machine beside its trials in turn.",
+    config=True,
+    workdir=True,
+  )
+  bench.add_argument(
+    "--peer",
+    choices=("torch",),
+    help="also train the same arms in turn in PyTorch",
+  )
+  bench.add_argument(
+    "--rounds",
+    type=int,
+    default=5,
+    metavar="N",
+    help="steps of each, interleaved, that are timed (default: 5)",
   )
   plan = command(
     "plan",
@@ -223,16 +258,19 @@ def _train(options):
   memory.keep()
   with interruption.heed(options.command_line):
     table = _table_of_training(options)
-  print(table)
+  if table is not None:
+    print(table)
 
 
 def _table_of_training(options):
+  """The table, or None from a process that leaves it to the first."""
   import jax
 
   from kdjax import configs
   from kdjax import files
   from kdjax.deploy import latency
   from kdjax.engine import loop
+  from kdjax.engine import processes
   from kdjax.engine import study as studies
   from kdjax.evaluate import cases
   from kdjax.evaluate import efficiency
@@ -241,13 +279,26 @@ def _table_of_training(options):
 
   config = configs.load(options.config, options.overrides)
   _keep_compilations(config)
+  share = processes.join(
+    options.coordinator, options.processes, options.process
+  )
   study = studies.make_study(config, options.workdir)
-  with files.lock(options.workdir):
-    configs.claim(config, options.workdir)
+  mine = processes.take(study, share)
+  with files.lock(options.workdir, processes.parts(mine)):
+    if not share.first:
+      processes.await_first(share, options.workdir / "data.json")
+    configs.claim(config, options.workdir, write=share.first)
     studies.claim_data(study)
-    environment.write(options.workdir, jax.devices())
-    teachers, students = loop.train(study)
-    cases.write(study, teachers, students)
+    with processes.alive(share, options.workdir):
+      if share.first:
+        environment.write(options.workdir, jax.devices())
+      trained = loop.train(mine)
+    if not share.first:
+      return None
+    if share.count > 1:
+      processes.await_others(study, share)
+      trained = loop.train(study)  # Reads what all have trained.
+    cases.write(study, *trained)
     efficiency.write(study, latency.measure)
     return build.write(options.workdir, *_asked(options.workdir))
 
@@ -258,6 +309,30 @@ def _keep_compilations(config):
 
   cache = pathlib.Path(config.data.cache_dir).expanduser() / "compilations"
   jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _bench(options):
+  import jax
+
+  from kdjax import configs
+  from kdjax import files
+  from kdjax.bench import record
+  from kdjax.bench import run
+  from kdjax.engine import memory
+  from kdjax.engine import study as studies
+  from kdjax.report import environment
+
+  if options.rounds < 1:
+    raise UserError(f"--rounds={options.rounds}: at least 1.")
+  memory.keep()
+  config = configs.load(options.config, options.overrides)
+  study = studies.make_study(config, options.workdir)
+  with files.lock(options.workdir):
+    configs.claim(config, options.workdir)
+    environment.write(options.workdir, jax.devices())
+    measured = run.run(study, options.rounds, options.peer == "torch")
+    record.write(measured, options.workdir)
+  print(record.table(measured))
 
 
 def _report(options):

@@ -198,17 +198,22 @@ def _value(old, text):
   return value
 
 
-def claim(config, workdir):
+def claim(config, workdir, write=True):
   """Writes `config.json` into `workdir`, or compares it with the one there.
 
   What leaves training's results alone (`FREE`) may differ, and is written anew.
+
+  Args:
+    config: `ConfigDict`.
+    workdir: where to.
+    write: False only compares.
 
   Raises:
     UserError: the workdir belongs to another config; names the fields.
   """
   text = json.dumps(config.to_dict(), indent=2, default=list) + "\n"
   path = pathlib.Path(workdir) / "config.json"
-  if not path.exists():
+  if write and not path.exists():
     files.write_text(path, text)
     return
   old, new = files.read_json(path), json.loads(text)
@@ -229,7 +234,8 @@ def claim(config, workdir):
       f"{workdir} belongs to another config: {changes}{more}. Choose another "
       "--workdir, or the old values."
     )
-  files.write_text(path, text)
+  if write:
+    files.write_text(path, text)
 
 
 def read(workdir):

@@ -60,14 +60,19 @@ def read_json(path):
 
 
 @contextlib.contextmanager
-def lock(folder):
+def lock(folder, parts=("",)):
   """Keeps other processes from writing in `folder` while its body runs.
 
   The system ends the lock with the process, however that dies. What a killed
-  process left of half-written files is removed. A bucket is not locked.
+  process left of half-written files is removed by who holds part "". A bucket
+  is not locked.
+
+  Args:
+    folder: which is made where it is missing.
+    parts: names of what is written; "" is all that has no other name.
 
   Raises:
-    UserError: a living process has it.
+    UserError: a living process has one of them.
     OSError: `folder` cannot be made or written.
   """
   if "://" in str(folder):
@@ -75,19 +80,28 @@ def lock(folder):
     return
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  with (folder / ".lock").open("a+") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      file.seek(0)
-      raise UserError(
-        f"{folder} is in use by {file.read().strip() or 'another process'}: "
-        "wait for its end, stop it, or choose another --workdir."
-      ) from error
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    for path in folder.rglob(".*"):
+  with contextlib.ExitStack() as stack:
+    for part in parts:
+      _lock(folder, stack.enter_context(_lock_file(folder, part).open("a+")))
+    for path in folder.rglob(".*") if "" in parts else ():
       if re.fullmatch(r"\..+\.[0-9a-f]{32}", path.name) and path.is_file():
         path.unlink()
     yield
+
+
+def _lock_file(folder, part):
+  return folder / (f".lock-{part}" if part else ".lock")
+
+
+def _lock(folder, file):
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.seek(0)
+    raise UserError(
+      f"{folder} is in use by {file.read().strip() or 'another process'}: "
+      "wait for its end, stop it, or choose another --workdir."
+    ) from error
+  file.truncate(0)
+  file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+  file.flush()

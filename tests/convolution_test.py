@@ -16,6 +16,8 @@ KINDS = {
   "3x3": dict(stride=1, side=3, groups=1),
   "strided": dict(stride=2, side=3, groups=1),
   "1x1": dict(stride=1, side=1, groups=1),
+  "thin 1x1": dict(stride=1, side=1, groups=1, channels=(3, 2)),
+  "strided 1x1": dict(stride=2, side=1, groups=1),
   "thin": dict(stride=1, side=3, groups=1, channels=(3, 7)),
   "thin strided": dict(stride=2, side=3, groups=1, channels=(1, 2)),
   "depthwise": dict(stride=1, side=3, groups=4),
@@ -103,7 +105,7 @@ def test_values_and_gradients_equal_those_of_the_plain_lowering(kind, axes):
       )
 
 
-@pytest.mark.parametrize("kind", ["3x3", "strided", "1x1"])
+@pytest.mark.parametrize("kind", ["3x3", "strided", "strided 1x1"])
 def test_no_grouped_convolution_is_left_under_vmap(kind):
   x, k = operands(kind)
   gradient = lambda lowering: jax.vmap(
@@ -111,6 +113,15 @@ def test_no_grouped_convolution_is_left_under_vmap(kind):
   )
   assert no_grouped_convolution(gradient(convolution.unrolled), x, k)
   assert not no_grouped_convolution(gradient(convolution.plain), x, k)
+
+
+def test_a_1x1_convolution_is_a_matrix_product_forward_and_backward():
+  x, k = operands("1x1")
+  gradient = jax.vmap(
+    jax.value_and_grad(total(make("1x1", convolution.unrolled)), argnums=(0, 1))
+  )
+  text = jax.jit(gradient).lower(x, k).as_text()
+  assert "dot_general" in text and "convolution" not in text
 
 
 def test_nested_maps_unroll_too():

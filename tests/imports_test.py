@@ -13,6 +13,7 @@ data models distill
 engine
 evaluate
 report deploy
+bench
 cli
 """.strip().splitlines()
 LEVEL = {name: i for i, line in enumerate(ORDER) for name in line.split()}

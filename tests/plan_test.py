@@ -131,6 +131,7 @@ def fitting(least):
       raise compiled.DoesNotFit(f"{stage.name}'s train_epoch", 20 * GIB)
     return compiled.StageCost(
       programs=types.SimpleNamespace(
+        study=study,
         stage=stage,
         layout=parallel.make_layout(
           len(stage.arms), 1, 4, devices=jax.devices()
@@ -180,6 +181,30 @@ def test_bfloat16_comes_last(monkeypatch):
     "engine.blocks_at_once": 1,
     "engine.dtype": "bfloat16",
   }
+
+
+def test_a_host_of_many_is_planned_with_its_share(monkeypatch):
+  devices = tuple(types.SimpleNamespace(process_index=i // 2) for i in range(8))
+  where = topology.Slice("v5e:2x4", topology.CHIPS["v5e"], devices, 16 * GIB)
+  compile_one, seen = fitting((1, "float32")), set()
+
+  def compile_stage(study, stage, given):
+    assert given == devices[:2]  # The first host's, of four.
+    seen.add((stage.name, study.blocks))
+    return compile_one(study, stage, given)
+
+  monkeypatch.setattr(compiled, "compile_stage", compile_stage)
+  config = paper.get_config("tiny")
+  config.folds, config.seeds = (0, 1), (0, 1, 2)
+  planned = plan.make_plan(config.lock(), where)
+  every = planned.study.blocks
+  assert len(every) == 6
+  share = (every[0], every[4])
+  assert seen == {("student", share), ("teacher", share)}
+  n = forecast.numbers(planned)
+  assert (n["hosts"], n["hosts_at_work"]) == (4, 4)
+  assert n["stages"]["student"]["blocks_on_a_host"] == 2
+  assert n["stages"]["student"]["blocks"] == 6
 
 
 def test_where_nothing_fits_one_line_says_so(monkeypatch):

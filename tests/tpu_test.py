@@ -171,7 +171,7 @@ def test_it_compiles_within_three_minutes(grid):
 
 def test_the_command_prints_a_plan(tmp_path, capsys):
   argv = ["plan", "--config=configs/paper.py:tiny", "--topology=v5e:2x2"]
-  tiny = ("data.image_size=16", "grid.pathway=L,H", "grid.loss=KLD")
+  tiny = ("data.image_size=32", "grid.pathway=L,H", "grid.loss=KLD")
   argv += [f"--config.{field}" for field in tiny]
   assert cli.main([*argv, f"--json={tmp_path / 'plan.json'}"]) == 0
   text = capsys.readouterr().out

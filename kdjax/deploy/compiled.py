@@ -46,7 +46,7 @@ class Cost:
     working: bytes of temporaries, of results that take no argument's place and
       of the program itself.
     seconds: that compiling took.
-    text: optimised HLO.
+    program: what was compiled, to be called or looked at.
   """
 
   flops: float
@@ -54,7 +54,12 @@ class Cost:
   held: int
   working: int
   seconds: float
-  text: str = dataclasses.field(repr=False)
+  program: jax.stages.Compiled = dataclasses.field(repr=False)
+
+  @property
+  def text(self):
+    """Optimised HLO."""
+    return self.program.as_text()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,18 +121,18 @@ def compile_program(programs, name):
   try:
     lowered = getattr(programs, name).lower(*arguments(programs)[name])
     compiled = lowered.compile()
+    seconds = time.perf_counter() - begun
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     needed, _ = topology.overflow(error)
     raise DoesNotFit(f"{programs.stage.name}'s {name}", needed) from error
-  text = compiled.as_text()
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   # The compiler counts the body of a loop once, and a loop that it has written
   # out as often as it runs.
-  looped = re.search(r"while\(.*shard_map/while\"", text)
-  written_out = name == "train_epoch" and not looped
-  repeats = programs.steps_per_epoch if written_out else 1
+  scanned = name == "train_epoch" and programs.layout.scan
+  looped = re.search(r"while\(.*shard_map/while\"", compiled.as_text())
+  repeats = programs.steps_per_epoch if scanned and not looped else 1
   return Cost(
     flops=cost["flops"] / repeats,
     traffic=cost["bytes accessed"] / repeats,
@@ -136,8 +141,8 @@ def compile_program(programs, name):
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes
     + memory.generated_code_size_in_bytes,
-    seconds=time.perf_counter() - begun,
-    text=text,
+    seconds=seconds,
+    program=compiled,
   )
 
 
@@ -158,7 +163,7 @@ def arguments(programs):
   states = spread(jax.eval_shape(programs.init, key, {}), blocks, arms)
   shared = {
     "key": spread(jax.eval_shape(lambda: key), blocks),
-    "teacher": spread(_teacher(study), blocks) if stage.teacher else {},
+    "teacher": spread(teacher_shapes(study), blocks) if stage.teacher else {},
   }
   epochs = spread(jax.ShapeDtypeStruct((), np.int32), blocks)
   return {
@@ -180,7 +185,7 @@ def arguments(programs):
   }
 
 
-def _teacher(study):
+def teacher_shapes(study):
   """Shapes of a teacher in inference form."""
   model, images = study.make_model("teacher"), study.blank("teacher")
   return jax.eval_shape(

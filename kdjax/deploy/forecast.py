@@ -20,14 +20,15 @@ def numbers(plan):
   """All that the report says, as a tree for JSON; in bytes, seconds, counts.
 
   What a program costs is one call's on one chip; the training step's call is a
-  step.
+  step. A stage's chips at work, waves and times are those of the first host.
   """
   stages = {name: _stage(plan, plan.costs[name]) for name in plan.costs}
   total = lambda key: sum(stage[key] for stage in stages.values())
   return {
     "topology": plan.slice.name,
     "chips": len(plan.slice.devices),
-    "hosts": len({d.process_index for d in plan.slice.devices}),
+    "hosts": plan.slice.hosts,
+    "hosts_at_work": min(plan.slice.hosts, len(plan.study.blocks)),
     "hbm_bytes": plan.slice.memory,
     "settings": plan.settings,
     "refused": list(plan.refused),
@@ -60,6 +61,7 @@ def _stage(plan, cost):
   return {
     "arms": len(cost.programs.stage.arms),
     "blocks": len(plan.study.blocks),
+    "blocks_on_a_host": len(cost.programs.study.blocks),
     "chips_at_work": len(layout.devices),
     "trials_on_a_chip": layout.block_ids.shape[1] * layout.arm_ids.shape[1],
     "batch_on_a_chip": training.batch_size // split,
@@ -110,7 +112,12 @@ def _columns(n):
     rows.append((label, *(say(stage) for stage in stages)))
 
   row("arms x blocks", lambda s: f"{s['arms']} x {s['blocks']}")
-  row("chips at work", lambda s: f"{s['chips_at_work']} of {n['chips']}")
+  row("hosts at work", lambda s: f"{n['hosts_at_work']} of {n['hosts']}")
+  row("blocks on a host", lambda s: f"{s['blocks_on_a_host']}")
+  row(
+    "chips of a host at work",
+    lambda s: f"{s['chips_at_work']} of {n['chips'] // n['hosts']}",
+  )
   row("trials on a chip", lambda s: f"{s['trials_on_a_chip']}")
   row("cases of a batch on a chip", lambda s: f"{s['batch_on_a_chip']}")
   row("waves", lambda s: f"{s['waves']}")

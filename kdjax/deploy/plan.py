@@ -1,7 +1,8 @@
 """The largest setting of a study that fits a TPU slice, compiled for it.
 
-Both stages are compiled as `train` would compile them there; where they ask
-for more memory than there is, the engine's settings are lowered one by one.
+Both stages are compiled as `train` would compile them there, on the first host:
+its share of the blocks is the largest, and no host needs another. Where they
+ask for more memory than there is, the engine's settings are lowered one by one.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 from kdjax.data import pipeline
 from kdjax.deploy import compiled
 from kdjax.deploy import topology
+from kdjax.engine import processes
 from kdjax.engine import stages
 from kdjax.engine import study as studies
 from kdjax.errors import UserError
@@ -23,7 +25,7 @@ class Plan:
   """A study on a slice.
 
   Attributes:
-    study: `Study`, with the settings that fit.
+    study: `Study`, with the settings that fit and the blocks of all hosts.
     slice: `topology.Slice`.
     costs: `compiled.StageCost` by stage, "teacher" and "student".
     settings: the fields that were changed, and their values; {} where the
@@ -52,13 +54,15 @@ def make_plan(config, where):
   """
   dataset, assumed = stand_in(config)
   whole = make_study(config, dataset)
+  share = processes.Share(where.hosts)
   refused = []
   for settings in candidates(config):
     study = dataclasses.replace(whole, config=_changed(whole.config, settings))
+    mine = dataclasses.replace(study, blocks=share.of(study.blocks))
     try:
       costs = {
-        stage.name: compiled.compile_stage(study, stage, where.devices)
-        for stage in (stages.student_stage(study), stages.teacher_stage(study))
+        stage.name: compiled.compile_stage(mine, stage, where.first_host)
+        for stage in (stages.student_stage(mine), stages.teacher_stage(mine))
       }
     except compiled.DoesNotFit as error:
       refused.append(_refusal(settings, error, where))

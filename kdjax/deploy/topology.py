@@ -59,6 +59,16 @@ class Slice:
   devices: tuple
   memory: int
 
+  @property
+  def hosts(self):
+    """How many machines it is spread over."""
+    return len({x.process_index for x in self.devices})
+
+  @property
+  def first_host(self):
+    """The devices of process 0, which trains the largest share."""
+    return tuple(x for x in self.devices if x.process_index == 0)
+
 
 def make_slice(name):
   """The slice called `name`, such as "v5e:2x4" or "v5p:2x2x1".

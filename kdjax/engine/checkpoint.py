@@ -138,10 +138,7 @@ class Checkpoint:
     step = self._manager.latest_step()
     if step is None:
       return []
-    saved = self._manager.restore(
-      step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
-    )
-    return saved["progress"]["history"]
+    return _record(self._manager, step)["history"]
 
   def close(self):
     """Waits for what is being written."""
@@ -180,6 +177,30 @@ def read(folder):
       "there again."
     ) from error
   raise UserError(f"{folder} has no checkpoint: train there first.")
+
+
+def finished(folder):
+  """Whether all trials of a block's `folder` have stopped.
+
+  Another process may be writing there: what cannot be read is not finished.
+  """
+  if not folder.is_dir():
+    return False
+  options = ocp.CheckpointManagerOptions(create=False)
+  try:
+    with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+      step = manager.latest_step()
+      return step is not None and _record(manager, step)["finished"]
+  except Exception:
+    return False
+
+
+def _record(manager, step):
+  """All of a checkpoint but the states."""
+  saved = manager.restore(
+    step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+  )
+  return saved["progress"]
 
 
 def _read(manager, step):

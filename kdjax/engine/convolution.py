@@ -2,11 +2,11 @@
 
 XLA:CPU runs the grouped convolutions that `vmap` makes 3 to 10 times slower
 than the same convolutions one by one, and loops around a backward pass slower
-still; depthwise convolutions are slower yet, and odd numbers of channels take
-up to three times as long as the next round one. TPUs run the grouped ones at
-full rate and compile them faster. So the mapped axis and the depthwise kernel
-are written out on CPU, channels are filled up there, and all is left to XLA
-elsewhere.
+still; depthwise convolutions are slower yet, odd numbers of channels take up to
+three times as long as the next round one, and a 1x1 convolution up to ten times
+as long as the matrix product that it is. TPUs run the grouped ones at full rate
+and compile them faster. So the mapped axis and the depthwise kernel are written
+out on CPU, channels are filled up there, and all is left to XLA elsewhere.
 """
 
 import functools
@@ -34,8 +34,9 @@ def unrolled(
 
   Takes what `nn.Conv(conv_general_dilated=...)` passes, with the same result
   to the last bit for every row of a mapped axis as without the axis.
-  Depthwise convolutions become shifted multiplies; channels that make XLA:CPU
-  slow are filled up with zeros, which changes sums by rounding alone.
+  Depthwise convolutions become shifted multiplies, 1x1 convolutions matrix
+  products; channels that make XLA:CPU slow are filled up with zeros, which
+  changes sums by rounding alone.
   """
   hashable = lambda x: None if x is None else tuple(x)
   convolve = _unrolled_under_vmap(
@@ -54,7 +55,14 @@ def unrolled(
 
 @functools.cache  # One custom_vmap per kind of convolution.
 def _unrolled_under_vmap(**statics):
-  convolve = functools.partial(plain, **statics)
+
+  def convolve(lhs, rhs):
+    if _is_product(lhs, rhs, **statics):
+      contract = (((3,), (0,)), ((), ()))
+      return jax.lax.dot_general(
+        lhs, rhs[0, 0], contract, precision=statics["precision"]
+      )
+    return plain(lhs, rhs, **statics)
 
   def forward(lhs, rhs):
     if _is_depthwise(lhs, rhs, **statics):
@@ -77,11 +85,21 @@ def _unrolled_under_vmap(**statics):
       (d_lhs,) = jax.linear_transpose(
         lambda x: convolve(x, kernel), _fill(lhs, 3, _OUT)
       )(_fill(cotangent, 3, _IN))
-      (d_rhs,) = jax.linear_transpose(
-        functools.partial(convolve, lhs), _fill(rhs, 3, _OUT)
-      )(_fill(cotangent, 3, _OUT))
+      d_rhs = to_kernel(lhs, _fill(rhs, 3, _OUT), _fill(cotangent, 3, _OUT))
       return d_lhs[..., : lhs.shape[3]], d_rhs[..., : rhs.shape[3]]
-    return jax.vjp(convolve, lhs, rhs)[1](cotangent)
+    (d_lhs,) = jax.linear_transpose(lambda x: convolve(x, rhs), lhs)(cotangent)
+    return d_lhs, to_kernel(lhs, rhs, cotangent)
+
+  def to_kernel(lhs, rhs, cotangent):
+    """The kernel's cotangent, added up over pieces of the batch."""
+    pieces = _pieces(lhs, rhs, **statics)
+    parts = [
+      jax.linear_transpose(functools.partial(convolve, x), rhs)(dy)[0]
+      for x, dy in zip(
+        jnp.split(lhs, pieces), jnp.split(cotangent, pieces), strict=True
+      )
+    ]
+    return functools.reduce(jnp.add, parts)
 
   forward = _repeat_over_mapped_axis(forward)
   backward = _repeat_over_mapped_axis(backward)
@@ -98,18 +116,29 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def _is_depthwise(lhs, rhs, dimension_numbers, feature_group_count, **statics):
-  dilated = [
-    d
-    for name in ("lhs_dilation", "rhs_dilation")
-    for d in statics[name] or ()
-    if d != 1
-  ]
   return (
     1 < feature_group_count == rhs.shape[-1]
     and _is_image(lhs, rhs, dimension_numbers)
-    and not dilated
+    and not _is_dilated(**statics)
     and rhs.shape[2] == 1
   )
+
+
+def _is_product(
+  lhs, rhs, dimension_numbers, feature_group_count, padding, **statics
+):
+  """Whether every pixel that comes out is a product of one that goes in."""
+  return (
+    feature_group_count == 1
+    and _is_image(lhs, rhs, dimension_numbers)
+    and not _is_dilated(**statics)
+    and rhs.shape[:2] == statics["window_strides"] == (1, 1)
+    and (isinstance(padding, str) or not any(map(any, padding)))
+  )
+
+
+def _is_dilated(lhs_dilation, rhs_dilation, **_):
+  return any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
 
 
 # What Eigen's kernels want the channels that go in and come out to be
@@ -119,13 +148,28 @@ _IN, _OUT = 4, 16
 
 
 def _is_thin(lhs, rhs, dimension_numbers, feature_group_count, **_):
-  """Whether filling up helps; a 1x1 convolution is a matrix product."""
+  """Whether filling up helps, which it does not for matrix products."""
   return (
     feature_group_count == 1
     and _is_image(lhs, rhs, dimension_numbers)
     and rhs.shape[:2] != (1, 1)
     and any(channels % _OUT for channels in rhs.shape[2:])
   )
+
+
+# The kernel's gradient of what does not fit the second cache takes up to three
+# times as long as that of the pieces that do.
+_PIECE = 2**20  # Bytes of the images.
+
+
+def _pieces(lhs, rhs, dimension_numbers, **statics):
+  """Into how many parts of the batch the kernel's gradient falls."""
+  whole = _is_product(lhs, rhs, dimension_numbers=dimension_numbers, **statics)
+  if whole or not _is_image(lhs, rhs, dimension_numbers):
+    return 1
+  batch, size = len(lhs), lhs.size * lhs.dtype.itemsize
+  parts = (n for n in range(1, batch) if batch % n == 0 and size / n <= _PIECE)
+  return next(parts, batch)
 
 
 def _is_image(lhs, rhs, dimension_numbers):

@@ -95,8 +95,8 @@ def _waves(programs, todo, progress):
 
 def _train_wave(programs, wave, saved, progress, teachers, cadence, bar):
   """Trains the blocks of a wave together, and updates their `progress`."""
-  states = _start(programs, wave, progress)
-  shared = _shared(programs, wave, teachers)
+  states = start_states(programs, wave, progress)
+  shared = share(programs, wave, teachers)
   live = programs.layout.gather(states.live)[: len(wave)]
   start = bar.n
   while live.any():
@@ -196,7 +196,7 @@ def _save(programs, wave, states, live, saved, progress):
   write_history(programs.study, programs.stage, progress)
 
 
-def _start(programs, wave, progress):
+def start_states(programs, wave, progress):
   """The states of a wave, fresh or as they were saved, on the devices."""
   weights = programs.study.load_weights(programs.stage.name)
   rows = []
@@ -213,7 +213,7 @@ def _start(programs, wave, progress):
   return programs.layout.spread(_stack(rows))
 
 
-def _shared(programs, wave, teachers):
+def share(programs, wave, teachers):
   """What the trials of every block of a wave share: random key and teacher."""
   full = programs.pad(wave)
   keys = np.stack([jax.random.key_data(block.key) for block in full])
@@ -281,21 +281,22 @@ def _rows(stage, block, epoch, measured, live_before, seconds):
 
 def write_history(study, stage, progress):
   """Writes history.csv anew: what other stages left, and this stage's rows."""
-  path = study.workdir / "history.csv"
   rows = [row for x in progress.values() for row in x.history]
+  if study.first:
+    path = study.workdir / "history.csv"
+    _write_rows(path, [*_other_rows(path, stage), *rows])
+  scalars.write(study.workdir / "tensorboard", rows)
+
+
+def _write_rows(path, rows):
   text = io.StringIO()
   # No run repeats its times, so they stay in the checkpoints.
   writer = csv.DictWriter(
     text, HISTORY, lineterminator="\n", extrasaction="ignore"
   )
   writer.writeheader()
-  writer.writerows(
-    sorted(
-      [*_other_rows(path, stage), *rows], key=lambda x: x["stage"] != "teacher"
-    )
-  )
+  writer.writerows(sorted(rows, key=lambda x: x["stage"] != "teacher"))
   files.write_text(path, text.getvalue())
-  scalars.write(study.workdir / "tensorboard", rows)
 
 
 def _other_rows(path, stage):

@@ -152,6 +152,15 @@ class Programs:
       compiler_options={"xla_backend_optimization_level": 0},
     )
     normalise = study.make_normalise(stage.name)
+    rendering = {
+      "views": trials.views(stage.arms),
+      "render": functools.partial(views.render, settings=config.views),
+      "normalise": normalise,
+      "teacher_normalise": study.make_normalise("teacher"),
+    }
+    self.render_batch = jax.jit(
+      functools.partial(steps.render_batch, **rendering)
+    )
     teaching = {
       "teacher": stage.teacher,
       "teacher_taps": trials.taps(objectives, 1),
@@ -161,11 +170,8 @@ class Programs:
       functools.partial(
         steps.prepare_batch,
         **teaching,
-        views=trials.views(stage.arms),
-        render=functools.partial(views.render, settings=config.views),
+        **rendering,
         carry=functools.partial(views.carry, settings=config.views),
-        normalise=normalise,
-        teacher_normalise=study.make_normalise("teacher"),
       ),
       functools.partial(
         steps.train_step,

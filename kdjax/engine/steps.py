@@ -346,6 +346,45 @@ def answer(block, data, cases, *, teacher, teacher_taps, normalise):
   return logits, features
 
 
+def render_batch(
+  block, data, cases, epochs, *, views, render, normalise, teacher_normalise
+):
+  """What the networks see in a step of a block's trials.
+
+  Views depend on the block, the epoch and the case alone, never on the trial,
+  the place in the batch or the number of devices.
+
+  Args:
+    block: `{"key"}`: random key.
+    data: `{"images": [M, S, S] uint8, "masks": [M, S, S] uint8}`, all cases.
+    cases: `[B]`, rows of `data`.
+    epochs: `[B]`, the pass over the training cases that each belongs to.
+    views: names of the views that a teacher sees in this grid.
+    render: from key, image and mask to views and mask.
+    normalise: from views in [0, 1] to the trials' input.
+    teacher_normalise: the same to the teacher's.
+
+  Returns:
+    `(batch, inputs, keys)`: the batch as `train_step` takes it, a dict from
+    view to the teacher's `[B, S, S, C]`, and the `[B]` keys of the views.
+  """
+  keys = jax.vmap(
+    lambda case, epoch: jax.random.fold_in(
+      jax.random.fold_in(block["key"], epoch), case
+    )
+  )(cases, epochs)
+  rendered, masks = jax.vmap(render)(
+    keys, data["images"][cases], data["masks"][cases]
+  )
+  batch = {"image": normalise(rendered["strong"]), "mask": masks}
+  inputs = {
+    view: teacher_normalise(rendered[view])
+    for view in views
+    if view != "cached"
+  }
+  return batch, inputs, keys
+
+
 def prepare_batch(
   block,
   data,
@@ -355,15 +394,10 @@ def prepare_batch(
   teacher,
   views,
   teacher_taps,
-  render,
   carry,
-  normalise,
-  teacher_normalise,
+  **rendering,
 ):
   """What all trials of a block share in a step: views and the teacher's words.
-
-  Views depend on the block, the epoch and the case alone, never on the trial,
-  the place in the batch or the number of devices.
 
   Args:
     block: `{"key", "teacher"}`: random key and the teacher's variables; for
@@ -375,24 +409,15 @@ def prepare_batch(
     teacher: linen module, or None.
     views: names of the views that a teacher sees in this grid.
     teacher_taps: taps of the teacher that the grid's objectives need.
-    render: from key, image and mask to views and mask.
     carry: from key and maps to maps in the frame of the views.
-    normalise: from views in [0, 1] to the trials' input.
-    teacher_normalise: the same to the teacher's.
+    **rendering: what else `render_batch` takes.
 
   Returns:
     `(batch, teachers)` as `train_step` takes them.
   """
-
-  keys = jax.vmap(
-    lambda case, epoch: jax.random.fold_in(
-      jax.random.fold_in(block["key"], epoch), case
-    )
-  )(cases, epochs)
-  rendered, masks = jax.vmap(render)(
-    keys, data["images"][cases], data["masks"][cases]
+  batch, inputs, keys = render_batch(
+    block, data, cases, epochs, views=views, **rendering
   )
-  batch = {"image": normalise(rendered["strong"]), "mask": masks}
 
   def ask(view):
     if view == "cached":
@@ -400,10 +425,7 @@ def prepare_batch(
       answers = jax.tree.map(lambda x: x[rows], block["answers"])
       return jax.vmap(carry)(keys, answers)
     logits, features, _ = taps.apply(
-      teacher,
-      block["teacher"],
-      teacher_normalise(rendered[view]),
-      taps=teacher_taps,
+      teacher, block["teacher"], inputs[view], taps=teacher_taps
     )
     return logits, features
 

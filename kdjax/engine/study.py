@@ -24,6 +24,16 @@ from kdjax.engine import stages
 from kdjax.errors import UserError
 from kdjax.models import pretrained
 
+# Fields of a model that no config gives.
+NOT_CONFIGURED = (
+  "parent",
+  "name",
+  "convolution",
+  "norm_axis",
+  "dtype",
+  "folded",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -54,6 +64,7 @@ class Study:
     folds: all folds of the data set, run or not.
     blocks: the blocks to run.
     arms: of the student stage, Students first.
+    first: whether this process writes what several share.
   """
 
   config: ml_collections.ConfigDict
@@ -62,6 +73,7 @@ class Study:
   folds: tuple
   blocks: tuple[Block, ...]
   arms: tuple[trials.Arm, ...]
+  first: bool = True
 
   def make_model(self, role, batch_axis=None):
     """The linen module of `role`, "teacher" or "student"."""
@@ -231,8 +243,7 @@ def make_model(spec, engine, role, batch_axis=None):
   known = [
     field.name
     for field in dataclasses.fields(models.MODELS[name])
-    if field.name
-    not in ("parent", "name", "convolution", "norm_axis", "dtype", "folded")
+    if field.name not in NOT_CONFIGURED
   ]
   for attribute in attributes:
     if attribute not in known:

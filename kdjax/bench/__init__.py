@@ -1,0 +1,1 @@
+"""What a grid in one program costs, and what it saves."""

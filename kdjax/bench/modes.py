@@ -1,0 +1,232 @@
+"""The ways to train the arms of a study that are timed beside each other."""
+
+import dataclasses
+import functools
+import time
+
+import jax
+import numpy as np
+
+from kdjax.bench import peer
+from kdjax.deploy import compiled
+from kdjax.distill import trials
+from kdjax.engine import loop
+from kdjax.engine import stages
+from kdjax.engine import steps
+from kdjax.errors import UserError
+
+# Numbers of trials in one program.
+SIZES = (1, 2, 4, 8, 12, 24, 36)
+
+
+class Program:
+  """The train step of some arms in one program, ready to be repeated.
+
+  Attributes:
+    trials: number of arms.
+    cost: `compiled.Cost` of a step.
+    states: theirs.
+  """
+
+  def __init__(self, study, arms, teacher):
+    """Compiles it and makes its states.
+
+    Args:
+      study: `Study`; its first block is trained.
+      arms: the trials.
+      teacher: a teacher's best state by block, or None where arms distil
+        nothing.
+    """
+    stage = dataclasses.replace(stages.student_stage(study), arms=tuple(arms))
+    if not teacher:
+      stage = dataclasses.replace(stage, teacher=None)
+    study = dataclasses.replace(study, arms=stage.arms, blocks=study.blocks[:1])
+    programs = stages.Programs(study, stage, 1, jax.local_devices()[:1])
+    self.trials = len(arms)
+    self.cost = compiled.compile_program(programs, "train_epoch")
+    block = study.blocks[0]
+    self.states = loop.start_states(
+      programs, [block], {block: loop.checkpoint.Progress()}
+    )
+    self._rest = (
+      programs.trials,
+      loop.share(programs, [block], teacher),
+      programs.data,
+    )
+    batches = programs.batches([block], {block: 0})
+    self._batches = programs.layout.parts(batches)
+    # An epoch is one call where steps are scanned.
+    self._steps = self._batches[0]["counts"].shape[1]
+    self._count = 0
+
+  def step(self):
+    """Trains on; returns the seconds of a step."""
+    batch = self._batches[self._count % len(self._batches)]
+    self._count += 1
+    begun = time.perf_counter()
+    self.states = jax.block_until_ready(
+      self.cost.program(self.states, *self._rest, batch)
+    )
+    return (time.perf_counter() - begun) / self._steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+  """A way to train: one or more programs in turn.
+
+  Attributes:
+    name: as in bench.csv.
+    trials: that it trains.
+    runs: each trains its share for a step and returns the seconds it took.
+    costs: `compiled.Cost` of each; none where another program than ours runs.
+  """
+
+  name: str
+  trials: int
+  runs: tuple
+  costs: tuple
+
+  @property
+  def compile_seconds(self):
+    """That compiling all of it took."""
+    return sum(cost.seconds for cost in self.costs)
+
+  @property
+  def peak_bytes(self):
+    """Arguments and temporaries of the largest program; 0 where not known."""
+    return max((x.held + x.working for x in self.costs), default=0)
+
+  @property
+  def flops(self):
+    """Operations of a step of all trials, as the compiler counts them."""
+    return sum(cost.flops for cost in self.costs)
+
+
+def make_modes(study, say):
+  """All of kdjax's own modes, compiled.
+
+  Args:
+    study: `Study` with a grid of distilling arms, both views among them.
+    say: called with a line before each compilation.
+
+  Returns:
+    A list of `Mode`.
+  """
+  arms = distilling(study)
+  teacher = untrained_teacher(study)
+
+  def mode(name, *groups, taught=teacher):
+    programs = []
+    for group in groups:
+      say(f"{name}: compiling {len(group)} trial(s)")
+      programs.append(Program(study, group, taught))
+    return Mode(
+      name,
+      sum(program.trials for program in programs),
+      tuple(program.step for program in programs),
+      tuple(program.cost for program in programs),
+    )
+
+  student = next(arm for arm in study.arms if not arm.objective)
+  return [
+    mode("alone", [student], taught=None),
+    mode("serial", *([arm] for arm in arms)),
+    *(mode("fused", enough(arms, size)) for size in SIZES),
+    mode("fused_cached", enough(once_asked(arms), len(arms))),
+  ]
+
+
+def teacher_flops(study):
+  """Operations of one answer of the teacher to a batch, by itself."""
+  stage = stages.student_stage(study)
+  answer = functools.partial(
+    steps.answer,
+    teacher=stage.teacher,
+    teacher_taps=(),
+    normalise=study.make_normalise("teacher"),
+  )
+  shapes = functools.partial(jax.tree.map, jax.typeof)
+  block = {"teacher": compiled.teacher_shapes(study)}
+  data = {"images": shapes(study.dataset.images)}
+  cases = np.arange(stage.training.batch_size)
+  lowered = jax.jit(answer).lower(block, data, cases)
+  return lowered.compile().cost_analysis()["flops"]
+
+
+def distilling(study):
+  """The arms that distil, those of a view together.
+
+  So that a smaller program asks the teacher for no more views than it needs.
+  """
+  arms = [arm for arm in study.arms if arm.objective]
+  if not arms:
+    raise UserError("bench needs a grid with arms that distil something.")
+  return sorted(arms, key=lambda arm: trials.VIEWS.index(arm.view))
+
+
+def once_asked(arms):
+  """The arms with the teacher's cached answers; those of two views are one."""
+  cached = [dataclasses.replace(arm, view="cached") for arm in arms]
+  return list({arm.objective: arm for arm in cached}.values())
+
+
+def enough(arms, size):
+  """`size` arms: the first, or all of them again at other learning rates."""
+  return [
+    dataclasses.replace(
+      arms[i % len(arms)],
+      name=f"{arms[i % len(arms)].name}#{i // len(arms)}",
+      learning_rate=arms[i % len(arms)].learning_rate / 2 ** (i // len(arms)),
+    )
+    for i in range(size)
+  ]
+
+
+def untrained_teacher(study):
+  """Random weights in the place of a teacher's best: they cost the same."""
+  block = study.blocks[0]
+  state = _initial(study, stages.teacher_stage(study))
+  return {
+    block: jax.tree.map(
+      lambda x: np.asarray(x)[None],
+      {"params": state.best_params, "batch_stats": state.best_batch_stats},
+    )
+  }
+
+
+def make_peer(study):
+  """The distilling arms in PyTorch, from the same weights and batches.
+
+  Returns:
+    `peer.Peer`, to be entered as a context.
+
+  Raises:
+    UserError: PyTorch is missing, or it lacks something that the study has.
+  """
+  block = study.blocks[0]
+  study = dataclasses.replace(
+    study, arms=tuple(distilling(study)), blocks=(block,)
+  )
+  stage = stages.student_stage(study)
+  (teacher,) = untrained_teacher(study).values()
+  return peer.Peer(
+    stages.Programs(study, stage, 1, jax.local_devices()[:1]),
+    block,
+    jax.tree.map(lambda x: x[0], teacher),
+    _initial(study, stage),
+  )
+
+
+def torch_serial(study, entered):
+  """The `Mode` of what `make_peer` returned, once entered."""
+  steps_of_arms = tuple(
+    functools.partial(entered.step, arm.name) for arm in distilling(study)
+  )
+  return Mode("torch_serial", len(steps_of_arms), steps_of_arms, ())
+
+
+def _initial(study, stage):
+  """The first block's fresh trial, on the host."""
+  study = dataclasses.replace(study, blocks=study.blocks[:1])
+  programs = stages.Programs(study, stage, 1, jax.local_devices()[:1])
+  return jax.device_get(programs.init(study.blocks[0].key, {}))

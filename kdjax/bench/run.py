@@ -1,0 +1,98 @@
+"""One run of the bench: a step of every mode in turn, round after round."""
+
+import contextlib
+import dataclasses
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from kdjax.bench import modes
+from kdjax.bench import record
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """What a bench found.
+
+  Attributes:
+    rows: dicts with the columns of bench.csv.
+    best_rate: operations a second of this machine's quickest convolution.
+    teacher_flops: operations of the teacher's answer to one view of a batch.
+    views: number of views in the fused grid.
+  """
+
+  rows: list
+  best_rate: float
+  teacher_flops: float
+  views: int
+
+
+def run(study, rounds, with_torch):
+  """Times every mode `rounds` times, interleaved, after a round to warm up.
+
+  Args:
+    study: `Study`.
+    rounds: that count.
+    with_torch: whether PyTorch trains the same arms in turn too.
+
+  Returns:
+    `Measured`.
+
+  Raises:
+    UserError: the grid distils nothing, or PyTorch is not there.
+  """
+  with contextlib.ExitStack() as stack:
+    # It refuses what it cannot train before minutes of compiling.
+    peer = stack.enter_context(modes.make_peer(study)) if with_torch else None
+    every = modes.make_modes(study, lambda x: print(x, file=sys.stderr))
+    if peer:
+      every.append(modes.torch_serial(study, peer))
+    seconds = [[] for _ in every]
+    rates = []
+    bar = stack.enter_context(
+      tqdm(total=(1 + rounds) * len(every), unit="mode", file=sys.stderr)
+    )
+    for _ in range(1 + rounds):
+      rates.append(best_rate())
+      for mode, found in zip(every, seconds, strict=True):
+        bar.set_postfix_str(f"{mode.name} {mode.trials}")
+        found.append(sum(step() for step in mode.runs))
+        bar.update()
+  return Measured(
+    rows=[
+      record.row(mode, found[1:])
+      for mode, found in zip(every, seconds, strict=True)
+    ],
+    best_rate=max(rates),
+    teacher_flops=modes.teacher_flops(study),
+    views=len({arm.view for arm in modes.distilling(study)}),
+  )
+
+
+def best_rate():
+  """Operations a second of the quickest of some 3x3 convolutions, forward."""
+  rates = []
+  for side, width in ((64, 64), (32, 128), (16, 256)):
+    images = jnp.ones((16, side, side, width))
+    kernel = jnp.ones((3, 3, width, width))
+    _convolve(images, kernel).block_until_ready()
+    times = []
+    for _ in range(3):
+      begun = time.perf_counter()
+      _convolve(images, kernel).block_until_ready()
+      times.append(time.perf_counter() - begun)
+    flops = 2 * 16 * side**2 * 9 * width**2
+    rates.append(flops / statistics.median(times))
+  return max(rates)
+
+
+@jax.jit
+def _convolve(images, kernel):
+  numbers = ("NHWC", "HWIO", "NHWC")
+  return jax.lax.conv_general_dilated(
+    images, kernel, (1, 1), "SAME", dimension_numbers=numbers
+  )

@@ -1,0 +1,126 @@
+"""The bench times what `train` runs, and its table follows from its numbers."""
+
+import csv
+import types
+
+import pytest
+
+from kdjax.bench import modes
+from kdjax.bench import record
+from kdjax.bench import run
+from kdjax.errors import UserError
+from tests import conftest
+
+SIZES = (1, 4, 6)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+  config = conftest.make_config()
+  config.grid.update(pathway=("L", "H"), loss=("MSE",))
+  study = conftest.make_study(config, None, tmp_path_factory.mktemp("bench"))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(modes, "SIZES", SIZES)
+    return run.run(study, rounds=2, with_torch=False)
+
+
+@pytest.fixture(scope="module")
+def rows(measured, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("written")
+  record.write(measured, folder)
+  assert (folder / "bench.png").read_bytes()[:4] == b"\x89PNG"
+  assert (folder / "bench.pdf").read_bytes()[:4] == b"%PDF"
+  with (folder / "bench.csv").open(newline="") as file:
+    return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_every_mode_is_a_row_with_all_columns(rows):
+  assert [(x["name"], int(x["trials"])) for x in rows] == [
+    ("alone", 1),
+    ("serial", 4),
+    *(("fused", size) for size in SIZES),
+    ("fused_cached", 4),
+  ]
+  for row in rows:
+    assert tuple(row) == record.COLUMNS
+    low, middle, high = (
+      float(row[f"step_seconds_{x}"]) for x in ("min", "median", "max")
+    )
+    assert 0 < low <= middle <= high
+    for name in ("compile_seconds", "peak_bytes", "flops"):
+      assert float(row[name]) > 0
+
+
+@pytest.mark.slow
+def test_fusing_saves_teachers_and_nothing_else(measured):
+  flops = {(x["name"], x["trials"]): x["flops"] for x in measured.rows}
+  # Two arms of a view in turn ask the teacher once each, fused once together.
+  assert flops["fused", 4] < flops["serial", 4]
+  students = 4 * flops["alone", 1]
+  teachers = measured.views * measured.teacher_flops
+  assert students < flops["fused", 4] < 1.1 * (students + teachers)
+  # No teacher is asked in a step, two arms a view are one of twice the trials.
+  assert flops["fused_cached", 4] < flops["fused", 4]
+
+
+@pytest.mark.slow
+def test_a_step_trains_on(tmp_path):
+  config = conftest.make_config()
+  study = conftest.make_study(config, ("Student", "L_MSE"), tmp_path)
+  arms = modes.distilling(study)
+  program = modes.Program(study, arms, modes.untrained_teacher(study))
+  before = modes.jax.device_get(program.states.optimizer)
+  assert program.step() > 0
+  assert not all(
+    (a == b).all()
+    for a, b in zip(
+      modes.jax.tree.leaves(before),
+      modes.jax.tree.leaves(program.states.optimizer),
+      strict=True,
+    )
+  )
+
+
+def test_arms_of_a_view_stand_together_and_more_are_other_numbers(tmp_path):
+  study = conftest.make_study(conftest.make_config(), None, tmp_path)
+  arms = modes.distilling(study)
+  assert [x.view for x in arms] == ["strong"] * 6 + ["weak"] * 6
+  many = modes.enough(arms, 30)
+  assert len({x.name for x in many}) == 30
+  assert len({(x.objective, x.view, x.learning_rate) for x in many}) == 30
+  assert len(modes.once_asked(arms)) == 6
+
+
+def test_a_grid_without_a_teacher_is_refused(tmp_path):
+  study = conftest.make_study(conftest.make_config(), ("Student",), tmp_path)
+  with pytest.raises(UserError, match="arms that distil"):
+    modes.distilling(study)
+
+
+def fake(name, trials, seconds, flops):
+  mode = types.SimpleNamespace(
+    name=name, trials=trials, compile_seconds=1, peak_bytes=1e9, flops=flops
+  )
+  return record.row(mode, seconds)
+
+
+def test_the_sentences_are_made_from_medians():
+  measured = run.Measured(
+    rows=[
+      fake("alone", 1, [0.5, 9.0, 0.4], 10),
+      fake("serial", 12, [24.0], 400),
+      fake("fused", 12, [8.0], 165),
+      fake("fused_cached", 12, [6.0], 120),
+      fake("torch_serial", 12, [36.0], 0),
+    ],
+    best_rate=1e9,
+    teacher_flops=15,
+    views=2,
+  )
+  text = record.table(measured)
+  assert "3.00 times as fast as kdjax's trials in turn" in text
+  assert "1.33 times the time of 12 students alone" in text
+  assert "1.100 times those of 12 students and 2 answers" in text
+  assert "PyTorch in turn takes 4.50 times as long as fused" in text
+  assert "6.00 times as long as fused with the cached teacher" in text

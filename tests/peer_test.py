@@ -1,0 +1,237 @@
+"""Two implementations of the study agree: ours and a serial one in PyTorch.
+
+Skipped without PyTorch: pip install 'kdjax[peer]'.
+"""
+
+import flax.traverse_util
+import jax
+import jax.flatten_util
+import numpy as np
+import optax
+import pytest
+
+from configs import bench
+from kdjax.bench import peer
+from kdjax.distill import trials
+from kdjax.engine import stages
+from kdjax.engine import study as studies
+from kdjax.errors import UserError
+from kdjax.models import folding
+from tests import conftest
+
+STEPS = 3
+
+
+def make_config():
+  """The bench's arms, with numbers that leave nothing without effect."""
+  config = bench.get_config("tiny")
+  config.grid.update(
+    alpha=(0.3,),
+    temperature=(2.0,),
+    learning_rate=(1e-3,),
+    weight_decay=(0.5,),
+  )
+  return config
+
+
+def randomise(variables):
+  """Scales, shifts and statistics away from one and nought."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, x):
+    name, noise = path[-1].key, rng.uniform(-0.4, 0.4, x.shape)
+    if name in ("scale", "var"):
+      return (1.0 + noise).astype(np.float32)
+    if name in ("bias", "mean"):
+      return noise.astype(np.float32)
+    return np.asarray(x)
+
+  return jax.tree_util.tree_map_with_path(draw, variables)
+
+
+class Start:
+  """A study and what its arms start from.
+
+  Attributes:
+    programs: of all arms, on one device.
+    block: the only one.
+    teacher: variables, not folded.
+    state: `TrialState`.
+  """
+
+  def __init__(self, config, workdir):
+    study = studies.make_study(
+      config.lock(), workdir, conftest.make_dataset(cases=24, side=32)
+    )
+    stage = stages.student_stage(study)
+    self.programs = stages.Programs(study, stage, 1, jax.devices()[:1])
+    (self.block,) = study.blocks
+    self.teacher = randomise(
+      study.make_model("teacher").init(
+        jax.random.key(1), study.blank("teacher")
+      )
+    )
+    state = jax.device_get(self.programs.init(self.block.key, {}))
+    self.state = state.replace(params=randomise(state.params))
+
+  def make_peer(self):
+    return peer.Peer(
+      self.programs, self.block, self.teacher, self.state, batches=STEPS
+    )
+
+  def train(self):
+    """By arm, what the fused grid computes: the states after every step."""
+    programs, layout = self.programs, self.programs.layout
+    arms = programs.stage.arms
+    states = layout.spread(
+      jax.tree.map(lambda x: np.repeat(x[None, None], len(arms), 1), self.state)
+    )
+    model = programs.study.make_model("teacher")
+    wave = {
+      "key": jax.random.key_data(self.block.key),
+      "teacher": folding.fold(model, self.teacher)[1],
+    }
+    wave = layout.spread_blocks(
+      jax.tree.map(lambda x: np.asarray(x)[None], wave)
+    )
+    wave["key"] = jax.random.wrap_key_data(wave["key"])
+    batches = programs.batches([self.block], {self.block: 0})
+    seen = []
+    for t in range(STEPS):
+      one = jax.tree.map(lambda x, t=t: x[:, t : t + 1], batches)
+      states = programs.train_epoch(
+        states, programs.trials, wave, programs.data, one
+      )
+      seen.append(layout.gather(states))
+    return {
+      arm.name: [jax.tree.map(lambda x, g=g: x[0, g], x) for x in seen]
+      for g, arm in enumerate(arms)
+    }
+
+
+def gradients(state, like):
+  """What Adam's first step read: its first moment is then a tenth of it."""
+  moment = optax.tree.get(state.optimizer, "mu") / (1.0 - 0.9)
+  return jax.flatten_util.ravel_pytree(like)[1](moment)
+
+
+def trained(arm, tree):
+  """By path, what `arm` trains: no regressor unless it has one."""
+  return {
+    name: np.asarray(x)
+    for name, x in flax.traverse_util.flatten_dict(tree, sep="/").items()
+    if arm.startswith("HReg") or not name.startswith("regressors")
+  }
+
+
+def assert_equal(theirs, arm, first, states):
+  """Holds an arm of the peer against our states after every step."""
+  losses, found = theirs.gradients(arm)
+  for name, x in losses.items():
+    # The losses are of the order of one, and a distillation's may be less.
+    assert x == pytest.approx(states[0].sums[name], rel=1e-4, abs=1e-5), name
+  expected = trained(arm, gradients(states[0], first))
+  found = trained(arm, found)
+  assert set(found) == set(expected)
+  error = {
+    name: np.linalg.norm(x - expected[name]) / np.linalg.norm(expected[name])
+    for name, x in found.items()
+  }
+  for _ in range(STEPS):
+    assert theirs.step(arm) > 0
+  after = trained(arm, theirs.parameters(arm))
+  before, ours = trained(arm, first), trained(arm, states[-1].params)
+  length = lambda x: np.linalg.norm(np.concatenate([y.ravel() for y in x]))
+  apart = length([x - ours[name] for name, x in after.items()])
+  drift = apart / length([x - before[name] for name, x in ours.items()])
+  worst = max(error, key=error.get)
+  print(f"{arm}: {worst} {error[worst]:.1e}, after {STEPS} steps {drift:.1e}")
+  assert error[worst] < 1e-4, worst
+  # Adam's first steps are little but signs: of what has next to no gradient
+  # rounding decides which way it goes.
+  assert drift < 1e-3
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+  return Start(make_config(), tmp_path_factory.mktemp("peer"))
+
+
+@pytest.fixture(scope="module")
+def ours(start):
+  return start.train()
+
+
+@pytest.fixture(scope="module")
+def theirs(start):
+  """The process that `kdjax bench --peer torch` starts."""
+  pytest.importorskip("torch")
+  with start.make_peer() as process:
+    yield process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "arm", [arm.name for arm in trials.make_arms(make_config().grid)]
+)
+def test_loss_gradients_and_three_steps_of_every_arm_equal_the_peers(
+  start, theirs, ours, arm
+):
+  assert_equal(theirs, arm, start.state.params, ours[arm])
+
+
+@pytest.mark.slow
+def test_the_papers_kind_of_teacher_teaches_the_same(tmp_path):
+  pytest.importorskip("torch")
+  config = make_config()
+  config.teacher = dict(
+    name="UNetPlusPlus",
+    encoder="resnet50",
+    num_classes=2,
+    in_channels=3,
+  )
+  config.grid.update(pathway=("L", "HReg"), loss=("MSE",), view=("weak",))
+  start = Start(config, tmp_path)
+  ours = start.train()
+  with start.make_peer() as theirs:
+    for arm, states in ours.items():
+      assert_equal(theirs, arm, start.state.params, states)
+
+
+@pytest.mark.slow
+def test_a_peer_that_dies_is_one_line(start):
+  pytest.importorskip("torch")
+  with start.make_peer() as process:
+    assert process.peak_bytes() > 1e6
+    with pytest.raises(UserError, match=r"ended \(KeyError: 'L_MEE'\)"):
+      process.step("L_MEE")
+    assert process.process.wait() == 1
+
+
+@pytest.mark.parametrize(
+  "field, value",
+  [
+    ("grid.loss", ("MSE", "SP")),
+    ("grid.view", ("cached",)),
+    ("teacher.name", "EncoderUNet"),
+  ],
+)
+def test_the_peer_refuses_what_it_has_not(field, value, tmp_path, monkeypatch):
+  monkeypatch.setattr(peer.importlib.util, "find_spec", lambda name: name)
+  config = make_config()
+  if field == "teacher.name":
+    config.teacher = dict(name=value, num_classes=2, in_channels=3)
+    config.grid.pathway = ("L",)
+  else:
+    config.grid[field.removeprefix("grid.")] = value
+  offender = value if isinstance(value, str) else value[-1]
+  with pytest.raises(UserError, match=f"has no {field}={offender}: choose"):
+    Start(config, tmp_path).make_peer()
+
+
+def test_a_missing_pytorch_is_one_line_that_says_what_to_install(
+  start, monkeypatch
+):
+  monkeypatch.setattr(peer.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match=r"pip install 'kdjax\[peer\]'"):
+    start.make_peer()

@@ -1,0 +1,460 @@
+"""The study trained serially in PyTorch: what a loop of jobs would do.
+
+`kdjax.bench.peer` starts it on a folder that holds the study, the first
+weights and the rendered batches. It then answers lines on its standard input:
+
+  step ARM              trains `ARM` for a step; prints the seconds.
+  gradients ARM FILE    writes losses and gradients of the next step.
+  parameters ARM FILE   writes the arm's trained parameters.
+  peak                  prints the most memory held so far, bytes.
+
+What it writes has our names and shapes. Its settings are the quickest for
+PyTorch on CPU that keep its float32: all cores, channels last, BatchNorm folded
+into the teacher's convolutions, a fused Adam, freed memory kept in the
+process. The teacher stops after the deepest level that the arm compares.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import fusion
+
+from kdjax.engine import memory
+
+
+class ConvNorm(nn.Module):
+  """Convolution + BatchNorm."""
+
+  def __init__(self, channels, width, kernel=3, stride=1):
+    super().__init__()
+    self.conv = nn.Conv2d(
+      channels, width, kernel, stride, (kernel - 1) // 2, bias=False
+    )
+    self.norm = nn.BatchNorm2d(width)
+
+  def forward(self, x):
+    return self.norm(self.conv(x))
+
+  def fold(self):
+    """One convolution instead, for a network in evaluation mode."""
+    self.conv = fusion.fuse_conv_bn_eval(self.conv, self.norm)
+    self.norm = nn.Identity()
+
+
+class ConvBlock(nn.Module):
+  """Two 3x3 convolutions, each with BatchNorm and ReLU."""
+
+  def __init__(self, channels, widths):
+    super().__init__()
+    self.conv1 = ConvNorm(channels, widths[0])
+    self.conv2 = ConvNorm(widths[0], widths[1])
+
+  def forward(self, x):
+    x = functional.relu(self.conv1(x), inplace=True)
+    return functional.relu(self.conv2(x), inplace=True)
+
+
+class UNet(nn.Module):
+  """The plain U-Net: max pooling down, bilinear up."""
+
+  def __init__(self, widths, decoder_widths, num_classes, in_channels):
+    super().__init__()
+    self.depth = len(widths)
+    channels = in_channels
+    for i, width in enumerate(widths, start=1):
+      self.add_module(f"encoder{i}", ConvBlock(channels, (width, width)))
+      channels = width
+    for i, width in zip(
+      range(self.depth - 1, 0, -1), decoder_widths, strict=True
+    ):
+      channels += widths[i - 1]
+      block = ConvBlock(channels, (channels // 2, width))
+      self.add_module(f"decoder{i}", block)
+      channels = width
+    self.head = nn.Conv2d(channels, num_classes, 1)
+
+  def stages(self, x):
+    """Yields every level's name and map, in the order of computation."""
+    skips = []
+    for i in range(1, self.depth + 1):
+      if i > 1:
+        skips.append(x)
+        x = functional.max_pool2d(x, 2)
+      x = self.get_submodule(f"encoder{i}")(x)
+      yield f"encoder{i}", x
+    for i in range(self.depth - 1, 0, -1):
+      x = functional.interpolate(x, scale_factor=2, mode="bilinear")
+      x = torch.cat([skips[i - 1], x], dim=1)
+      x = self.get_submodule(f"decoder{i}")(x)
+      yield f"decoder{i}", x
+    yield "head", self.head(x)
+
+
+class Bottleneck(nn.Module):
+  """ResNet's block of 1x1, 3x3 and 1x1 convolutions."""
+
+  def __init__(self, channels, width, stride):
+    super().__init__()
+    self.conv1 = ConvNorm(channels, width, 1)
+    self.conv2 = ConvNorm(width, width, 3, stride)
+    self.conv3 = ConvNorm(width, 4 * width, 1)
+    self.shortcut = nn.Identity()
+    if stride > 1 or channels != 4 * width:
+      self.shortcut = ConvNorm(channels, 4 * width, 1, stride)
+
+  def forward(self, x):
+    y = functional.relu(self.conv1(x), inplace=True)
+    y = functional.relu(self.conv2(y), inplace=True)
+    y = self.conv3(y) + self.shortcut(x)
+    return functional.relu(y, inplace=True)
+
+
+RESNETS = {
+  "resnet50": (3, 4, 6, 3),
+  "resnet101": (3, 4, 23, 3),
+  "resnet152": (3, 8, 36, 3),
+}
+
+
+class UNetPlusPlus(nn.Module):
+  """U-Net++ on a ResNet of bottlenecks: nearest up, all nodes of a row kept."""
+
+  def __init__(self, encoder, decoder_widths, num_classes, in_channels):
+    super().__init__()
+    encoder_widths = {1: 64}
+    stem = nn.Module()
+    stem.conv1 = ConvNorm(in_channels, 64, 7, 2)
+    self.encoder1 = stem
+    channels = 64
+    for i, count in enumerate(RESNETS[encoder], start=2):
+      level = nn.Sequential()
+      for j in range(1, count + 1):
+        stride = 2 if j == 1 and i > 2 else 1
+        level.add_module(
+          f"block{j}", Bottleneck(channels, 2 ** (i + 4), stride)
+        )
+        channels = 2 ** (i + 6)
+      self.add_module(f"encoder{i}", level)
+      encoder_widths[i] = channels
+    rows = {i: [width] for i, width in encoder_widths.items()}
+    for name, i, column in self.nodes():
+      width = decoder_widths[4 - i] if name[0] == "d" else encoder_widths[i]
+      channels = rows[i + 1][column - 1] + sum(rows[i])
+      self.add_module(name, ConvBlock(channels, (width, width)))
+      rows[i].append(width)
+    width = decoder_widths[4]
+    self.decoder0 = ConvBlock(rows[1][-1], (width, width))
+    self.head = nn.Conv2d(width, num_classes, 3, padding=1)
+
+  @staticmethod
+  def nodes():
+    """Name, row and column of the decoder's nodes, in order."""
+    for column in range(1, 5):
+      for i in range(5 - column, 0, -1):
+        last = column == 5 - i
+        yield f"decoder{i}" if last else f"nested{i}_{column}", i, column
+
+  def stages(self, x):
+    """Yields every level's name and map, in the order of computation."""
+    x = functional.relu(self.encoder1.conv1(x), inplace=True)
+    rows = {1: [x]}
+    yield "encoder1", x
+    for i in range(2, 6):
+      if i == 2:
+        x = functional.max_pool2d(x, 3, 2, 1)
+      x = self.get_submodule(f"encoder{i}")(x)
+      rows[i] = [x]
+      yield f"encoder{i}", x
+    for name, i, column in self.nodes():
+      x = functional.interpolate(rows[i + 1][column - 1], scale_factor=2)
+      x = torch.cat([x, *reversed(rows[i])], dim=1)
+      x = self.get_submodule(name)(x)
+      rows[i].append(x)
+      yield name, x
+    x = self.decoder0(functional.interpolate(rows[1][-1], scale_factor=2))
+    yield "decoder0", x
+    yield "head", self.head(x)
+
+
+NETWORKS = {"UNet": UNet, "UNetPlusPlus": UNetPlusPlus}
+
+
+class Regressor(nn.Module):
+  """A student's map to the teacher's width."""
+
+  def __init__(self, channels, width):
+    super().__init__()
+    self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+    self.conv2 = nn.Conv2d(channels, width, 1)
+
+  def forward(self, x):
+    return functional.relu(self.conv2(self.conv1(x)))
+
+
+def make_network(spec):
+  """The network that a config's `spec` describes."""
+  attributes = dict(spec)
+  attributes.pop("weights", None)  # The folder has all.
+  return NETWORKS[attributes.pop("name")](**attributes)
+
+
+def look(network, images, wanted):
+  """The maps of the levels `wanted`, and nothing after the last of them."""
+  maps = {}
+  for name, x in network.stages(images):
+    if name in wanted:
+      maps[name] = x
+    if len(maps) == len(wanted):
+      return maps
+  raise KeyError(f"no level {', '.join(wanted - set(maps))}")
+
+
+# Our leaf and whether it is a buffer, to torch's.
+LEAVES = {
+  "kernel": "weight",
+  "scale": "weight",
+  "bias": "bias",
+  "mean": "running_mean",
+  "var": "running_var",
+}
+
+
+def load(network, tensors):
+  """Fills `network` from arrays by our paths; all of both are used."""
+  state = {}
+  for path, array in tensors.items():
+    *place, leaf = path.split("/")
+    if leaf == "kernel":  # HWIO to OIHW.
+      array = array.transpose(3, 2, 0, 1)
+    state[".".join([*place, LEAVES[leaf]])] = torch.from_numpy(array.copy())
+  counters = {
+    name: x
+    for name, x in network.state_dict().items()
+    if name.endswith("num_batches_tracked")
+  }
+  network.load_state_dict({**counters, **state})
+  return network.to(memory_format=torch.channels_last)
+
+
+def ours(prefix, named):
+  """Tensors by torch's names as arrays by our paths."""
+  arrays = {}
+  for name, tensor in named:
+    *place, leaf = name.split(".")
+    array = tensor.detach().numpy()
+    if array.ndim == 4:
+      leaf, array = "kernel", array.transpose(2, 3, 1, 0)
+    elif leaf == "weight":
+      leaf = "scale"
+    arrays["/".join([prefix, *place, leaf])] = np.ascontiguousarray(array)
+  return arrays
+
+
+def mse(student, teacher, temperature):
+  """Mean squared difference."""
+  del temperature
+  return functional.mse_loss(student, teacher)
+
+
+def kld(student, teacher, temperature):
+  """KL(teacher || student) over channels, mean over positions and batch."""
+  each = functional.kl_div(
+    functional.log_softmax(student / temperature, dim=1),
+    functional.log_softmax(teacher / temperature, dim=1),
+    reduction="sum",
+    log_target=True,
+  )
+  return temperature**2 * each * student.shape[1] / student.numel()
+
+
+LOSSES = {"MSE": mse, "KLD": kld}
+
+
+def align(student, teacher):
+  """Resizes the finer of two maps to the coarser grid."""
+  side = [
+    min(x) for x in zip(student.shape[2:], teacher.shape[2:], strict=True)
+  ]
+  return [
+    x
+    if list(x.shape[2:]) == side
+    else functional.interpolate(x, side, mode="bilinear", antialias=True)
+    for x in (student, teacher)
+  ]
+
+
+class Trainer:
+  """One arm: a student of its own, and the teacher that all arms ask.
+
+  Attributes:
+    network: the student.
+    regressors: by pair, "ours-theirs".
+    done: steps.
+  """
+
+  def __init__(self, arm, study, weights, batches, teacher):
+    self.arm = arm
+    self.batches = batches
+    self.teacher = teacher
+    self.done = 0
+    self.network = load(make_network(study["student"]), weights["student"])
+    self.network.train()
+    self.regressors = nn.ModuleDict()
+    for student, theirs, _ in arm["pairs"] if arm["pathway"] == "HReg" else ():
+      name = f"{student}-{theirs}"
+      tensors = weights["regressors"][name]
+      shape = tensors["conv2/kernel"].shape
+      self.regressors[name] = load(Regressor(*shape[2:]), tensors)
+    self.optimizer = torch.optim.AdamW(
+      [*self.network.parameters(), *self.regressors.parameters()],
+      lr=arm["learning_rate"],
+      weight_decay=arm["weight_decay"],
+      fused=True,
+    )
+
+  def losses(self):
+    """Total, distillation and supervised loss of the next batch."""
+    batch = {name: x[self.done % len(x)] for name, x in self.batches.items()}
+    pairs = self.arm["pairs"]
+    maps = look(
+      self.network, batch["image"], {"head", *(pair[0] for pair in pairs)}
+    )
+    sup = functional.cross_entropy(maps["head"], batch["mask"])
+    if self.arm["pathway"] is None:
+      return {"train": sup, "distill": torch.zeros(()), "sup": sup}
+    pairs = pairs or [("head", "head", 1.0)]
+    with torch.inference_mode():
+      answers = look(
+        self.teacher, batch[self.arm["view"]], {pair[1] for pair in pairs}
+      )
+    # A clone, since what inference mode returns is refused by a loss.
+    distill = sum(
+      weight
+      * self.compare(maps[student], answers[theirs].clone(), (student, theirs))
+      for student, theirs, weight in pairs
+    )
+    alpha = self.arm["alpha"]
+    total = (1.0 - alpha) * sup + alpha * distill
+    return {"train": total, "distill": distill, "sup": sup}
+
+  def compare(self, student, teacher, pair):
+    """The arm's loss between two maps, as its pathway brings them together."""
+    student, teacher = align(student, teacher)
+    if self.arm["pathway"] == "H":  # One distribution over all positions.
+      student, teacher = (
+        x.mean(dim=1).flatten(1)[:, :, None, None] for x in (student, teacher)
+      )
+    elif self.arm["pathway"] == "HReg":
+      student = self.regressors["-".join(pair)](student)
+    return LOSSES[self.arm["loss"]](student, teacher, self.arm["temperature"])
+
+  def step(self):
+    """One step of training."""
+    self.optimizer.zero_grad(set_to_none=True)
+    self.losses()["train"].backward()
+    self.optimizer.step()
+    self.done += 1
+
+  def read(self, pick=lambda x: x):
+    """`pick` of every parameter, as arrays by our paths."""
+    owners = {"student": self.network}
+    for name, regressor in self.regressors.items():
+      owners[f"regressors/{name}"] = regressor
+    arrays = {}
+    for prefix, owner in owners.items():
+      named = ((name, pick(x)) for name, x in owner.named_parameters())
+      arrays |= ours(prefix, named)
+    return arrays
+
+  def gradients(self):
+    """Losses and gradients of the next step, by our paths."""
+    self.optimizer.zero_grad(set_to_none=True)
+    losses = self.losses()
+    losses["train"].backward()
+    scalars = {f"loss/{x}": y.detach().numpy() for x, y in losses.items()}
+    return {**scalars, **self.read(lambda x: x.grad)}
+
+
+def tree(path):
+  """An .npz whose names start with an owner, as a dict of dicts."""
+  found = {}
+  with np.load(path) as arrays:
+    for name in arrays:
+      owner, rest = name.split("/", 1)
+      found.setdefault(owner, {})[rest] = arrays[name]
+  return found
+
+
+def make_trainers(folder):
+  """Every arm of the study in `folder`, by name."""
+  study = json.loads((folder / "study.json").read_text())
+  weights = tree(folder / "weights.npz")
+  regressors = {}
+  for name, array in weights.pop("regressors", {}).items():
+    pair, rest = name.split("/", 1)
+    regressors.setdefault(pair, {})[rest] = array
+  weights["regressors"] = regressors
+  with np.load(folder / "batches.npz") as arrays:
+    batches = {
+      name: torch.from_numpy(arrays[name]).long()
+      if name == "mask"
+      # Channels come last as they are; torch's axes do not.
+      else torch.from_numpy(arrays[name]).permute(0, 1, 4, 2, 3)
+      for name in arrays
+    }
+  teacher = load(make_network(study["teacher"]), weights["teacher"]).eval()
+  for module in list(teacher.modules()):
+    if isinstance(module, ConvNorm):
+      module.fold()
+  teacher.requires_grad_(False).to(memory_format=torch.channels_last)
+  return {
+    arm["name"]: Trainer(arm, study, weights, batches, teacher)
+    for arm in study["arms"]
+  }
+
+
+def answer(trainers, command, name="", file=""):
+  """What to print for a line of the input."""
+  if command == "step":
+    start = time.perf_counter()
+    trainers[name].step()
+    return time.perf_counter() - start
+  if command == "gradients":
+    np.savez(file, **trainers[name].gradients())
+    return file
+  if command == "parameters":
+    np.savez(file, **trainers[name].read())
+    return file
+  if command == "peak":
+    # Linux counts in kilobytes.
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  raise ValueError(f"no command {command!r}")
+
+
+def cores():
+  """The cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count()
+
+
+def main(folder):
+  """Answers until the input ends."""
+  memory.keep()
+  torch.set_num_threads(cores())
+  trainers = make_trainers(pathlib.Path(folder))
+  print("ready", flush=True)
+  for line in sys.stdin:
+    print(answer(trainers, *line.strip().split(maxsplit=2)), flush=True)
+
+
+if __name__ == "__main__":
+  main(sys.argv[1])
