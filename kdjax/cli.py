@@ -8,6 +8,8 @@ import re
 import shlex
 import sys
 
+from etils import epath
+
 from kdjax import __version__
 from kdjax.errors import Interrupted
 from kdjax.errors import UserError
@@ -90,8 +92,9 @@ def _parser():
       one.add_argument(
         "--workdir",
         required=True,
-        type=pathlib.Path,
-        help="where everything is kept; the same one resumes",
+        type=epath.Path,
+        help="where everything is kept, a folder or gs://...; the same one "
+        "resumes",
       )
     one.add_argument(
       "--verbose", action="store_true", help="show the traceback of an error"
@@ -127,14 +130,14 @@ def _parser():
     "Make the tables, figures and page of a workdir, or compare several.",
   )
   report.add_argument(
-    "workdirs", nargs="*", type=pathlib.Path, help="one, or several to compare"
+    "workdirs", nargs="*", type=epath.Path, help="one, or several to compare"
   )
   report.add_argument(
-    "--workdir", type=pathlib.Path, help="the same as naming it"
+    "--workdir", type=epath.Path, help="the same as naming it"
   )
   report.add_argument(
     "--out",
-    type=pathlib.Path,
+    type=epath.Path,
     help="also copy what may be shown to this folder, with a README.md on how "
     "it was made: no images of patients",
   )

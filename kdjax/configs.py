@@ -10,6 +10,7 @@ import json
 import pathlib
 import sys
 
+from etils import epath
 import ml_collections
 
 from kdjax import files
@@ -212,7 +213,7 @@ def claim(config, workdir, write=True):
     UserError: the workdir belongs to another config; names the fields.
   """
   text = json.dumps(config.to_dict(), indent=2, default=list) + "\n"
-  path = pathlib.Path(workdir) / "config.json"
+  path = epath.Path(workdir) / "config.json"
   if write and not path.exists():
     files.write_text(path, text)
     return
@@ -244,8 +245,8 @@ def read(workdir):
   Raises:
     UserError: there is none.
   """
-  path = pathlib.Path(workdir) / "config.json"
-  if not path.is_file():
+  path = epath.Path(workdir) / "config.json"
+  if not path.exists():
     raise UserError(f"{workdir} has no config.json: train there first.")
   return ml_collections.ConfigDict(_tuples(files.read_json(path))).lock()
 

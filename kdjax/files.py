@@ -14,6 +14,11 @@ from etils import epath
 from kdjax.errors import UserError
 
 
+def is_bucket(path):
+  """Whether `path` is in an object store, not on a disk."""
+  return "://" in os.fspath(path)
+
+
 def write_text(path, text):
   """Writes `text` as UTF-8, its line ends untouched; see `write_bytes`."""
   write_bytes(path, text.encode())
@@ -30,6 +35,9 @@ def write_bytes(path, content):
     OSError: `path` cannot be written; what stood there is unharmed.
   """
   path = epath.Path(path)
+  if is_bucket(path):  # There an object appears whole or not at all.
+    path.write_bytes(content)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.parent / f".{path.name}.{uuid.uuid4().hex}"
   try:
@@ -75,7 +83,7 @@ def lock(folder, parts=("",)):
     UserError: a living process has one of them.
     OSError: `folder` cannot be made or written.
   """
-  if "://" in str(folder):
+  if is_bucket(folder):
     yield
     return
   folder = pathlib.Path(folder)

@@ -56,7 +56,7 @@ def make_plan(config, where):
   whole = make_study(config, dataset)
   share = processes.Share(where.hosts)
   refused = []
-  for settings in candidates(config):
+  for settings in candidates(config, len(where.first_host)):
     study = dataclasses.replace(whole, config=_changed(whole.config, settings))
     mine = dataclasses.replace(study, blocks=share.of(study.blocks))
     try:
@@ -71,22 +71,29 @@ def make_plan(config, where):
     return Plan(study, where, costs, settings, tuple(refused), assumed)
   raise UserError(
     f"{refused[-1]} Nothing smaller is left: choose chips with more memory, or "
-    "a smaller batch_size or data.image_size."
+    "a smaller data.image_size."
   )
 
 
-def candidates(config):
-  """Settings to try, the largest first; {} is the config as it is."""
+def candidates(config, devices):
+  """Settings to try on a host's devices, the largest first; {} changes none."""
   yield {}
   smaller = {}
   while (blocks := smaller.get(_BLOCKS, config.engine.blocks_at_once)) > 1:
     smaller = {_BLOCKS: blocks // 2}
     yield smaller
   if config.engine.dtype == "float32":
-    yield {**smaller, "engine.dtype": "bfloat16"}
+    smaller = {**smaller, "engine.dtype": "bfloat16"}
+    yield smaller
+  # Another study, so last; a device may have to hold a part of a batch.
+  sizes = {f"{x}.batch_size": config[x].batch_size for x in _TRAININGS}
+  while not any(size % (2 * devices) for size in sizes.values()):
+    sizes = {name: size // 2 for name, size in sizes.items()}
+    yield {**smaller, **sizes}
 
 
 _BLOCKS = "engine.blocks_at_once"
+_TRAININGS = ("teacher_training", "student_training")
 
 
 def make_study(config, dataset):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 
 from etils import epath
 from flax import linen as nn
@@ -135,8 +136,8 @@ def _validation(workdir):
   path = workdir / "history.csv"
   if not path.exists():
     raise UserError(f"{workdir} has no history.csv: train there first.")
-  with path.open() as file:
-    frame = pd.read_csv(file, dtype={"arm": str}, keep_default_na=False)
+  text = io.StringIO(path.read_text())
+  frame = pd.read_csv(text, dtype={"arm": str}, keep_default_na=False)
   losses = frame[["train_loss", "val_loss"]].apply(
     pd.to_numeric, errors="coerce"
   )

@@ -9,14 +9,15 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shutil
 import sys
 import time
 
+from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from kdjax import files
 from kdjax.errors import UserError
 
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -57,7 +58,7 @@ class Checkpoint:
   """The saved steps of one block in one stage; the last two are kept."""
 
   def __init__(self, folder):
-    self._folder = folder.resolve()
+    self._folder = _absolute(folder)
     with self._explained():
       self._manager = ocp.CheckpointManager(
         self._folder,
@@ -106,10 +107,7 @@ class Checkpoint:
 
     A damaged one is named on stderr and set aside.
     """
-    steps = sorted(
-      (int(x.name) for x in self._folder.iterdir() if x.name.isdecimal()),
-      reverse=True,
-    )
+    steps = sorted(self._steps(), reverse=True)
     for step in steps:
       try:
         return _read(self._manager, step)
@@ -123,9 +121,16 @@ class Checkpoint:
       )
     return Progress()
 
+  def _steps(self):
+    """Of what is there, good or damaged."""
+    if files.is_bucket(self._folder):  # Where half a save has its name already.
+      return self._manager.all_steps()
+    return [int(x.name) for x in self._folder.iterdir() if x.name.isdecimal()]
+
   def _set_aside(self, step, error):
     aside = self._folder / f"damaged-{step}"
-    shutil.rmtree(aside, ignore_errors=True)  # From an earlier damage.
+    if aside.exists():  # From an earlier damage.
+      aside.rmtree()
     (self._folder / str(step)).rename(aside)
     self._manager.reload()
     why = f"{type(error).__name__}: {_first_line(error)}"
@@ -167,7 +172,7 @@ def read(folder):
   if not folder.is_dir():
     raise UserError(f"{folder} is not there: train there first.")
   try:
-    with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+    with ocp.CheckpointManager(_absolute(folder), options=options) as manager:
       step = manager.latest_step()
       if step is not None:
         return _read(manager, step)
@@ -188,7 +193,7 @@ def finished(folder):
     return False
   options = ocp.CheckpointManagerOptions(create=False)
   try:
-    with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+    with ocp.CheckpointManager(_absolute(folder), options=options) as manager:
       step = manager.latest_step()
       return step is not None and _record(manager, step)["finished"]
   except Exception:
@@ -215,6 +220,12 @@ def _read(manager, step):
   if progress.digest() != digest:
     raise ValueError("its digest is another")
   return progress
+
+
+def _absolute(folder):
+  """As Orbax wants it; a bucket's would be taken for a name in this folder."""
+  folder = epath.Path(folder)
+  return folder if files.is_bucket(folder) else folder.resolve()
 
 
 class Cadence:

@@ -1,9 +1,12 @@
 """tensorboard/ in a workdir: the rows of history.csv as scalars."""
 
 import itertools
-import pathlib
+import tempfile
 
+from etils import epath
 import tensorboardX
+
+from kdjax import files
 
 SCALARS = (
   "train_loss",
@@ -29,20 +32,23 @@ def write(folder, rows):
   ordered = sorted(rows, key=trial)  # Stable: epochs stay in order.
   for (arm, fold, seed), mine in itertools.groupby(ordered, trial):
     _write_trial(
-      pathlib.Path(folder) / arm / f"fold{fold}-seed{seed}", list(mine)
+      epath.Path(folder) / arm / f"fold{fold}-seed{seed}", list(mine)
     )
 
 
 def _write_trial(folder, rows):
   # The name says how many epochs are in it.
   suffix = f".{len(rows)}"
-  old = list(folder.glob("events.*"))
+  old = list(folder.glob("events.*")) if folder.exists() else []
   if any(path.name.endswith(suffix) for path in old):
     return
-  place = str(folder)
-  with tensorboardX.SummaryWriter(place, filename_suffix=suffix) as writer:
-    for row in rows:
-      for name in SCALARS:
-        writer.add_scalar(name, float(row[name]), int(row["epoch"]))
+  # Elsewhere first: the writer knows no buckets.
+  with tempfile.TemporaryDirectory() as place:
+    with tensorboardX.SummaryWriter(place, filename_suffix=suffix) as writer:
+      for row in rows:
+        for name in SCALARS:
+          writer.add_scalar(name, float(row[name]), int(row["epoch"]))
+    (path,) = epath.Path(place).iterdir()
+    files.write_bytes(folder / path.name, path.read_bytes())
   for path in old:
     path.unlink()

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import json
-import pathlib
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -68,7 +68,7 @@ class Study:
   """
 
   config: ml_collections.ConfigDict
-  workdir: pathlib.Path
+  workdir: epath.Path
   dataset: pipeline.Dataset
   folds: tuple
   blocks: tuple[Block, ...]
@@ -172,7 +172,7 @@ def make_study(config, workdir, dataset=None):
   )
   if not blocks:
     raise UserError("folds or seeds is empty: there is nothing to train.")
-  study = Study(config, pathlib.Path(workdir), dataset, folds, blocks, arms)
+  study = Study(config, epath.Path(workdir), dataset, folds, blocks, arms)
   _check_models(study)
   for stage in (stages.teacher_stage(study), stages.student_stage(study)):
     stages.make_layout(study, stage, len(blocks))

@@ -1,7 +1,5 @@
 """Writes a workdir's report folder from its files alone; needs no JAX."""
 
-import shutil
-
 from etils import epath
 
 from kdjax import files
@@ -71,7 +69,8 @@ def publish(workdir, config, arms, parameters, out):
       png = (report / "figures" / f"{name}.png").read_bytes()
       plots.append((name, title, png))
   shown = [(f"figures/{name}.png", title) for name, title, _ in plots]
-  shutil.rmtree(out / "figures" / "cases", ignore_errors=True)
+  if (out / "figures" / "cases").exists():
+    (out / "figures" / "cases").rmtree()
   if public:
     for path in sorted((report / "figures" / "cases").glob("*.*")):
       _copy(path, out / "figures" / "cases" / path.name)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 
 from etils import epath
 import ml_collections
@@ -206,7 +207,7 @@ def _efficiency(workdir, parameters):
   path = workdir / "efficiency.csv"
   if path.exists():
     frame = pd.read_csv(
-      path,
+      io.BytesIO(path.read_bytes()),
       index_col="model",
       keep_default_na=False,
       na_values=dict.fromkeys(EFFICIENCY, [""]),

@@ -1,0 +1,80 @@
+"""A workdir in a bucket is as good as one on a disk."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import bucket
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("gcsfs")
+
+SAME = ("per_case.csv", "history.csv", "data.json", "report/table.csv")
+WORKDIR = "gs://bucket/runs/tiny"
+
+
+def start(command, *flags, **environment):
+  return subprocess.Popen(
+    [sys.executable, "-m", "kdjax.cli", command, *map(str, flags)],
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+      "XLA_FLAGS": "",
+      **environment,
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def end(process):
+  out, err = process.communicate(timeout=500)
+  assert process.returncode == 0, err
+  return out, err
+
+
+def test_a_run_in_a_bucket_is_killed_resumed_and_equals_one_on_a_disk(tmp_path):
+  train = (
+    "train",
+    "--config=configs/paper.py:tiny",
+    "--config.grid.pathway=L",
+    "--config.grid.loss=KLD",
+    "--config.student_training.max_epochs=4",
+    "--config.engine.checkpoint_epochs=1",
+    f"--config.data.cache_dir={tmp_path / 'cache'}",
+  )
+  end(start(*train, "--workdir", tmp_path / "run"))
+  with bucket.serve() as (objects, environment):
+    saved = "runs/tiny/checkpoints/student/fold0-seed0"
+    first = start(*train, f"--workdir={WORKDIR}", **environment)
+    deadline = time.monotonic() + 400
+    while not any(
+      name.startswith(saved) and name.endswith("/commit_success.txt")
+      for _, name in list(objects)
+    ):
+      assert first.poll() is None, first.communicate()
+      assert time.monotonic() < deadline
+      time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert ("bucket", "runs/tiny/per_case.csv") not in objects
+    # What is left of a save that was cut short.
+    objects["bucket", f"{saved}/99/_CHECKPOINT_METADATA"] = b"{}", 1
+    _, err = end(start(*train, f"--workdir={WORKDIR}", **environment))
+    assert "damaged" not in err
+    for name in SAME:
+      there = objects["bucket", f"runs/tiny/{name}"][0]
+      assert there == (tmp_path / "run" / name).read_bytes(), name
+    assert not [name for _, name in objects if "/.per_case" in name]
+    out, _ = end(
+      start("report", WORKDIR, "--out", tmp_path / "out", **environment)
+    )
+    assert "| L_KLD_WAug " in out
+    assert (tmp_path / "out/table.csv").exists()
+    assert not (tmp_path / "gs:").exists() and not os.path.exists("gs:")
