@@ -21,6 +21,8 @@ def serve():
   objects = {}
   handler = type("Handler", (_Handler,), {"objects": objects, "halves": {}})
   server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+  # Clients hang up on answers that they no longer want, or die.
+  server.handle_error = lambda *_: None
   thread = threading.Thread(target=server.serve_forever, daemon=True)
   thread.start()
   address = f"http://127.0.0.1:{server.server_port}"
@@ -39,12 +41,28 @@ def serve():
     thread.join()
 
 
+def describe(bucket, name, content, generation):
+  """What the service says of an object."""
+  return {
+    "kind": "storage#object",
+    "name": name,
+    "bucket": bucket,
+    "size": str(len(content)),
+    "generation": str(generation),
+    "updated": "2026-01-01T00:00:00.000Z",
+    "timeCreated": "2026-01-01T00:00:00.000Z",
+  }
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"
   objects: dict
   halves: dict
   lock = threading.Lock()
   generation = 0
+
+  # A request must not wait 40 ms for the answer's second packet.
+  disable_nagle_algorithm = True
 
   def log_message(self, *_):
     pass
@@ -59,7 +77,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return self.answer(404, {"error": {"code": 404, "message": "Not Found"}})
     content, generation = found
     if query.get("alt") != "media" and "/download/" not in self.path:
-      return self.answer(200, self.describe(bucket, name))
+      return self.answer(200, describe(bucket, name, *found))
     if query.get("ifGenerationNotMatch") == str(generation):
       return self.answer(304, b"")
     span, status = self.headers.get("Range"), 200
@@ -76,14 +94,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def list(self, bucket, query):
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter")
     items, prefixes = [], set()
-    for there, name in sorted(self.objects):
+    with self.lock:
+      there_are = sorted(self.objects.items())
+    for (there, name), found in there_are:
       if there != bucket or not name.startswith(prefix):
         continue
       rest = name[len(prefix) :]
       if delimiter and delimiter in rest:
         prefixes.add(prefix + rest.split(delimiter)[0] + delimiter)
       elif name >= query.get("startOffset", ""):
-        items.append(self.describe(bucket, name))
+        items.append(describe(bucket, name, *found))
     self.answer(200, {"items": items, "prefixes": sorted(prefixes)})
 
   def do_POST(self):
@@ -138,11 +158,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def put(self, bucket, name, content, query, shape=lambda x: x):
     with self.lock:
       old = self.objects.get((bucket, name), (b"", 0))[1]
-      if query.get("ifGenerationMatch", str(old)) != str(old):
-        return self.answer(412, {"error": {"code": 412}})
-      _Handler.generation += 1
-      self.objects[bucket, name] = content, _Handler.generation
-    return self.answer(200, shape(self.describe(bucket, name)))
+      stale = query.get("ifGenerationMatch", str(old)) != str(old)
+      if not stale:
+        _Handler.generation += 1
+        found = self.objects[bucket, name] = content, _Handler.generation
+    if stale:
+      return self.answer(412, {"error": {"code": 412}})
+    return self.answer(200, shape(describe(bucket, name, *found)))
 
   def do_DELETE(self):
     key, _ = self.split()
@@ -157,18 +179,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     bucket, _, name = rest.partition("/o")
     name = urllib.parse.unquote(name.removeprefix("/")) or None
     return (bucket, name), dict(urllib.parse.parse_qsl(url.query))
-
-  def describe(self, bucket, name):
-    content, generation = self.objects[bucket, name]
-    return {
-      "kind": "storage#object",
-      "name": name,
-      "bucket": bucket,
-      "size": str(len(content)),
-      "generation": str(generation),
-      "updated": "2026-01-01T00:00:00.000Z",
-      "timeCreated": "2026-01-01T00:00:00.000Z",
-    }
 
   def answer(self, status, content, headers=()):
     if isinstance(content, dict):

@@ -135,6 +135,30 @@ def test_nested_maps_unroll_too():
   assert no_grouped_convolution(nested, nest(x), nest(k))
 
 
+@pytest.mark.parametrize("quickest", ["plain", "unrolled"])
+def test_a_gpu_takes_what_is_quickest_there_and_asks_once(
+  monkeypatch, quickest
+):
+  asked = []
+
+  def seconds(name):
+    asked.append(name)
+    return 1.0 + (name != quickest)
+
+  convolution._quickest.cache_clear()
+  monkeypatch.setattr(convolution, "_seconds", seconds)
+  for _ in range(2):
+    chosen = convolution.choose("auto", "gpu")
+    assert chosen is convolution.LOWERINGS[quickest]
+  assert sorted(asked) == ["plain", "unrolled"]
+  convolution._quickest.cache_clear()
+
+
+@pytest.mark.parametrize("name", list(convolution.LOWERINGS))
+def test_a_lowering_can_be_timed_anywhere(name):
+  assert convolution._seconds(name) > 0
+
+
 def test_the_lowering_follows_the_platform():
   assert convolution.choose("auto", "cpu") is convolution.unrolled
   assert convolution.choose("auto", "tpu") is convolution.plain

@@ -142,6 +142,49 @@ def test_two_blocks_at_once_change_nothing(grid, on_devices, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 4])
+def test_trials_that_stop_make_room_and_change_nothing(
+  on_devices, tmp_path, monkeypatch, devices
+):
+  on_devices(devices)
+  config = conftest.make_config("float64")
+  config.folds = (0, 1)
+  config.student_training.update(max_epochs=5, patience=1)
+  # The wild ones stop in the first epoch, whatever patience says.
+  config.grid.learning_rate = (1e-3, 1e200)
+  names = ("Student", "L_KLD", "HReg_MSE_WAug", "H_MSE")
+  arms = [f"{x}_lr{rate:g}" for x in names for rate in (1e200, 1e-3)]
+  widths = set()
+  spread_arms = parallel.Layout.spread_arms
+
+  def spy(self, tree):
+    widths.add(self.arm_ids.shape[1])
+    return spread_arms(self, tree)
+
+  trained, history = {}, {}
+  monkeypatch.setattr(parallel.Layout, "spread_arms", spy)
+  with jax.enable_x64(True):
+    for kind in ("compacted", "whole"):
+      if kind == "whole":
+        compacted, widths = widths, set()
+        monkeypatch.setattr(parallel.Layout, "keep", lambda self, arms: self)
+      study = conftest.make_study(config, arms, tmp_path / kind)
+      trained[kind] = students(study)
+      with (tmp_path / kind / "history.csv").open() as file:
+        history[kind] = list(csv.DictReader(file))
+  assert min(compacted) < min(widths - {1}, default=2)
+  for trial, state in trained["whole"].items():
+    jax.tree.map(assert_close, state, trained["compacted"][trial])
+  assert len(history["whole"]) == len(history["compacted"])
+  for a, b in zip(history["whole"], history["compacted"], strict=True):
+    for field in a:
+      if field in ("stage", "arm"):
+        assert a[field] == b[field]
+      else:
+        assert_close(float(a[field]), float(b[field]))
+
+
+@pytest.mark.slow
 def test_the_cached_teacher_is_the_teacher_where_nothing_moves(
   on_devices, tmp_path
 ):

@@ -57,14 +57,26 @@ def test_metrics_agree_with_monai(spacing):
   """The same definitions, so the same numbers to float32's rounding."""
   monai = pytest.importorskip("monai.metrics")
   torch = pytest.importorskip("torch")
-  worst = dict.fromkeys(("dice", "iou", "hd95", "assd"), 0.0)
+  worst = {}
   for prediction, truth in PAIRS.values():
     pair = [torch.tensor(x[None, None]) for x in (prediction, truth)]
+    # Its sums of bools would be bools.
+    confusion = monai.get_confusion_matrix(*(x.float() for x in pair))
     hd95, assd = metrics.surface_distances(prediction, truth, spacing)
     how = {"include_background": True, "spacing": spacing}
     for name, ours, theirs in (
       ("dice", metrics.dice(prediction, truth), monai.compute_dice(*pair)),
       ("iou", metrics.iou(prediction, truth), monai.compute_iou(*pair)),
+      (
+        "precision",
+        metrics.precision(prediction, truth),
+        monai.compute_confusion_matrix_metric("precision", confusion),
+      ),
+      (
+        "recall",
+        metrics.recall(prediction, truth),
+        monai.compute_confusion_matrix_metric("recall", confusion),
+      ),
       (
         "hd95",
         hd95,
@@ -76,8 +88,32 @@ def test_metrics_agree_with_monai(spacing):
         monai.compute_average_surface_distance(*pair, symmetric=True, **how),
       ),
     ):
-      worst[name] = max(worst[name], abs(ours - theirs.item()))
+      error = abs(ours - theirs.item())
+      worst[name] = max(worst.get(name, 0.0), error)
+  print(f"MONAI, spacing {spacing}, worst errors: {worst}")
+  assert len(worst) == 6
   assert max(worst.values()) < 1e-5, worst
+
+
+@pytest.mark.parametrize("truth_is_empty", [False, True])
+def test_overlaps_of_an_empty_mask_are_monais(truth_is_empty):
+  """0 where nothing is predicted, undefined where nothing is there.
+
+  Distances are not compared: MONAI's are infinite or undefined, and a mean
+  without them would reward a missed lesion; `metrics_test` holds our rule.
+  """
+  monai = pytest.importorskip("monai.metrics")
+  torch = pytest.importorskip("torch")
+  pair = [np.zeros((24, 31), bool), PAIRS["inside"][0]]
+  if truth_is_empty:
+    pair.reverse()
+  theirs = [torch.tensor(x[None, None]) for x in pair]
+  for ours, function in (
+    (metrics.dice(*pair), monai.compute_dice),
+    (metrics.iou(*pair), monai.compute_iou),
+  ):
+    np.testing.assert_equal(ours, function(*theirs).item())
+    np.testing.assert_equal(ours, np.nan if truth_is_empty else 0.0)
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -90,7 +126,7 @@ def test_distances_agree_with_surface_distance_to_a_pixel(spacing):
   """
   theirs = pytest.importorskip("surface_distance")
   diagonal = np.hypot(*spacing)
-  worst = {"hd95": 0.0, "assd": 0.0}
+  worst = {"dice": 0.0, "hd95": 0.0, "assd": 0.0}
   for name, (prediction, truth) in PAIRS.items():
     if name.startswith("noise"):
       continue  # All surface: what a pixel's own border weighs decides.
@@ -104,6 +140,11 @@ def test_distances_agree_with_surface_distance_to_a_pixel(spacing):
     robust = theirs.compute_robust_hausdorff(found, 95)
     if name == "equal":
       assert hd95 == assd == mean == robust == 0
+    dice = theirs.compute_dice_coefficient(truth, prediction)
+    error = abs(metrics.dice(prediction, truth) - dice)
+    worst["dice"] = max(worst["dice"], error)
     worst["hd95"] = max(worst["hd95"], abs(hd95 - robust) / diagonal)
     worst["assd"] = max(worst["assd"], abs(assd - mean) / diagonal)
+  print(f"surface-distance, {spacing}, worst, in diagonals: {worst}")
+  assert worst["dice"] < 1e-12
   assert max(worst.values()) <= 1.0, worst

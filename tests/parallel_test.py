@@ -54,6 +54,49 @@ def test_gather_is_the_inverse_of_spread(arms, blocks, devices):
   np.testing.assert_array_equal(layout.gather(layout.spread(tree)), tree)
 
 
+@pytest.mark.parametrize(
+  ("arms", "blocks", "devices", "kept", "places"),
+  [
+    (13, 3, 1, 7, 7),
+    (13, 3, 1, 8, 13),
+    (13, 3, 1, 3, 4),
+    (13, 1, 4, 4, 1),
+    (13, 1, 4, 5, 2),
+    (13, 2, 4, 7, 4),
+    (5, 1, 8, 2, 2),
+    (5, 1, 8, 1, 1),
+  ],
+)
+def test_a_compacted_layout_holds_what_lives_and_rests_the_others(
+  arms, blocks, devices, kept, places
+):
+  devices = (jax.devices() * 2)[:devices]
+  layout = parallel.make_layout(arms, blocks, 8, devices=devices)
+  live = np.arange(arms)[-kept:]
+  smaller = layout.keep(live)
+  assert smaller.arm_ids.shape == (len(layout.devices), places)
+  assert set(live) <= set(smaller.arm_ids.flat)
+  assert smaller.keep(live) is smaller
+  for d in range(len(layout.devices)):  # Every block has every arm somewhere.
+    same = (layout.block_ids == layout.block_ids[d]).all(axis=1)
+    assert set(live) <= set(smaller.arm_ids[same].flat)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_what_was_compacted_away_is_gathered_from_where_it_rests(devices):
+  layout = parallel.make_layout(13, 3, 8, devices=jax.devices()[:devices])
+  smaller = layout.keep(np.array([2, 7, 11]))
+  shape = (layout.wave, 13, 2)
+  resting = np.arange(np.prod(shape)).reshape(shape)
+  moved = smaller.gather(smaller.spread(-resting), resting)
+  held = np.unique(smaller.arm_ids)
+  np.testing.assert_array_equal(moved[:, held], -resting[:, held])
+  away = np.setdiff1d(np.arange(13), held)
+  np.testing.assert_array_equal(moved[:, away], resting[:, away])
+  empty = smaller.gather(smaller.spread(-resting))
+  assert not empty[:, away].any()
+
+
 def test_batches_are_whole_or_split():
   batches = np.arange(1 * 3 * 8).reshape(1, 3, 8)  # [W, T, B]
   whole = parallel.make_layout(13, 1, 8, devices=jax.devices())

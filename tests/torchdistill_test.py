@@ -67,6 +67,7 @@ def mmrazor(file, name, monkeypatch, **settings):
 
 
 def same(a, b):
+  print(f"ours {a:.9g}, theirs {b:.9g}: apart by {abs(a / b - 1):.1e}")
   # Float64 on both sides; theirs add 1e-6 or so where ours add 1e-12.
   assert a == pytest.approx(b, rel=1e-5)
 

@@ -107,7 +107,7 @@ def make_modes(study, say):
 
   Args:
     study: `Study` with a grid of distilling arms, both views among them.
-    say: called with a line before each compilation.
+    say: called with a line after each compilation.
 
   Returns:
     A list of `Mode`.
@@ -118,8 +118,9 @@ def make_modes(study, say):
   def mode(name, *groups, taught=teacher):
     programs = []
     for group in groups:
-      say(f"{name}: compiling {len(group)} trial(s)")
-      programs.append(Program(study, group, taught))
+      program = Program(study, group, taught)
+      say(f"{name} {len(group)}: compiled in {program.cost.seconds:.1f} s")
+      programs.append(program)
     return Mode(
       name,
       sum(program.trials for program in programs),

@@ -98,8 +98,19 @@ def _train_wave(programs, wave, saved, progress, teachers, cadence, bar):
   states = start_states(programs, wave, progress)
   shared = share(programs, wave, teachers)
   live = programs.layout.gather(states.live)[: len(wave)]
+  resting = None  # What the arms that were compacted away ended with.
   start = bar.n
   while live.any():
+    compacted = programs.compact(live)
+    if compacted is not programs:
+      resting = programs.layout.gather(states, resting)
+      states = compacted.layout.spread(resting)
+      programs = compacted
+      bar.write(
+        f"{wave[0].name}: {live.any(axis=0).sum()} arms go on in a smaller "
+        "program, to be compiled.",
+        file=sys.stderr,
+      )
     watch = stopwatch.Stopwatch()
     states = _train_epoch(programs, wave, states, shared, progress)
     whole = progress[wave[0]].step % programs.steps_per_epoch == 0
@@ -116,7 +127,8 @@ def _train_wave(programs, wave, saved, progress, teachers, cadence, bar):
     stopping = interruption.hold()
     if cadence.due() or stopping or not live.any():
       with cadence.saving():
-        _save(programs, wave, states, live, saved, progress)
+        gathered = programs.layout.gather(states, resting)
+        _save(programs, wave, gathered, live, saved, progress)
     if stopping:
       break
   else:  # Trials that stopped early leave the bar's estimate too long.
@@ -182,9 +194,8 @@ def _record(programs, wave, measured, live_before, progress):
     mine.seconds = 0.0
 
 
-def _save(programs, wave, states, live, saved, progress):
+def _save(programs, wave, gathered, live, saved, progress):
   """Saves the blocks of a wave, but those that were finished before."""
-  gathered = programs.layout.gather(states)
   for i, block in enumerate(wave):
     if progress[block].finished:
       continue

@@ -25,6 +25,7 @@ class Layout:
     devices: the `D` devices.
     block_ids: `[D, N]`, the blocks of the wave on every device.
     arm_ids: `[D, G']`, the arms on every device.
+    arms: `G`, those of the grid, some of which may be nowhere.
     split_batch: every device holds all trials and a part of the batch.
     scan: an epoch's steps are one program (`lax.scan`) instead of a loop of
       Python, which on CPU is 20 to 45 times faster.
@@ -33,6 +34,7 @@ class Layout:
   devices: tuple
   block_ids: np.ndarray
   arm_ids: np.ndarray
+  arms: int
   split_batch: bool
   scan: bool
 
@@ -53,17 +55,51 @@ class Layout:
       jax.tree.map(lambda x: np.asarray(x)[blocks, arms], tree)
     )
 
-  def gather(self, tree):
-    """The inverse of `spread`, on the host."""
-    wave, arms = self.wave, int(self.arm_ids.max()) + 1
-    device, row, column = np.zeros((3, wave, arms), int)
+  def gather(self, tree, resting=None):
+    """The inverse of `spread`, on the host.
+
+    Args:
+      tree: leaves `[D, N, G', ...]`.
+      resting: leaves `[W, G, ...]` for the arms that are nowhere; zeros
+        without.
+    """
+    device, row, column = np.zeros((3, self.wave, self.arms), int)
     for d in reversed(range(len(self.devices))):  # A copy's first place wins.
       for n, block in enumerate(self.block_ids[d]):
         for g, arm in enumerate(self.arm_ids[d]):
           device[block, arm], row[block, arm], column[block, arm] = d, n, g
-    return jax.tree.map(
-      lambda x: np.asarray(x)[device, row, column], jax.device_get(tree)
-    )
+    absent = np.setdiff1d(np.arange(self.arms), self.arm_ids)
+
+    def join(x, rest=None):
+      joined = np.asarray(x)[device, row, column]
+      joined[:, absent] = 0 if rest is None else rest[:, absent]
+      return joined
+
+    trees = [jax.device_get(tree), *([] if resting is None else [resting])]
+    return jax.tree.map(join, *trees)
+
+  def keep(self, arms):
+    """The layout with no more places than `arms` need, rounded up.
+
+    A device's places are halved as long as `arms` fit, so that few programs
+    are compiled; how often depends on their number alone.
+
+    Args:
+      arms: ids of those that train on, ascending.
+
+    Returns:
+      A `Layout`; this one where it has no places to spare.
+    """
+    same_blocks = (self.block_ids == self.block_ids[0]).all(axis=1)
+    shards = 1 if self.split_batch else int(same_blocks.sum())
+    places = -(-self.arms // shards)
+    while places > 1 and -(-places // 2) * shards >= len(arms):
+      places = -(-places // 2)
+    if places >= self.arm_ids.shape[1]:
+      return self
+    dealt = _deal(np.asarray(arms), shards, places)
+    arm_ids = np.tile(dealt, (len(self.devices) // shards, 1))
+    return dataclasses.replace(self, arm_ids=arm_ids)
 
   def spread_arms(self, tree):
     """`[G, ...]` of arms to `[D, G', ...]`."""
@@ -152,9 +188,8 @@ def make_layout(arms, blocks, batch_size, *, blocks_at_once=1, devices=None):
       )
     d = len(devices)
     block_ids = np.zeros((d, 1), int)
-    return Layout(
-      devices, block_ids, np.tile(np.arange(arms), (d, 1)), True, scan
-    )
+    arm_ids = np.tile(np.arange(arms), (d, 1))
+    return Layout(devices, block_ids, arm_ids, arms, True, scan)
   d, block_shards = next(
     (d, b)
     for d in range(len(devices), 0, -1)
@@ -163,15 +198,21 @@ def make_layout(arms, blocks, batch_size, *, blocks_at_once=1, devices=None):
   )
   arm_shards = d // block_shards
   n = min(blocks_at_once, -(-blocks // block_shards))
-  g = -(-arms // arm_shards)
-  # Arms that do not divide: the last one is trained twice and dropped.
-  arm_ids = np.minimum(np.arange(arm_shards * g), arms - 1).reshape(-1, g)
+  arm_ids = _deal(np.arange(arms), arm_shards, -(-arms // arm_shards))
   return Layout(
     devices[:d],
     np.repeat(np.arange(block_shards * n).reshape(-1, n), arm_shards, axis=0),
     np.tile(arm_ids, (block_shards, 1)),
+    arms,
     False,
     scan,
+  )
+
+
+def _deal(arms, shards, places):
+  """`arms` in `[shards, places]`; the last one again where they run out."""
+  return arms[np.minimum(np.arange(shards * places), len(arms) - 1)].reshape(
+    shards, places
   )
 
 
