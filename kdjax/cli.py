@@ -134,7 +134,8 @@ def _parser():
   report.add_argument(
     "--out",
     type=_place,
-    help="also copy what may be shown to this folder: no images of patients",
+    help="also copy what may be shown to this folder, with a README.md on how "
+    "it was made: no images of patients",
   )
   report.add_argument(
     "--cases",
