@@ -8,8 +8,6 @@ import re
 import shlex
 import sys
 
-from etils import epath
-
 from kdjax import __version__
 from kdjax.errors import Interrupted
 from kdjax.errors import UserError
@@ -103,7 +101,7 @@ def _parser():
       one.add_argument(
         "--workdir",
         required=True,
-        type=epath.Path,
+        type=_place,
         help="where everything is kept, a folder or gs://...; the same one "
         "resumes",
       )
@@ -141,15 +139,14 @@ def _parser():
     "Make the tables, figures and page of a workdir, or compare several.",
   )
   report.add_argument(
-    "workdirs", nargs="*", type=epath.Path, help="one, or several to compare"
+    "workdirs", nargs="*", type=_place, help="one, or several to compare"
   )
-  report.add_argument(
-    "--workdir", type=epath.Path, help="the same as naming it"
-  )
+  report.add_argument("--workdir", type=_place, help="the same as naming it")
   report.add_argument(
     "--out",
-    type=epath.Path,
-    help="also copy what may be shown to this folder: no images of patients",
+    type=_place,
+    help="also copy what may be shown to this folder, with a README.md on how "
+    "it was made: no images of patients",
   )
   report.add_argument(
     "--cases",
@@ -243,6 +240,13 @@ def _parser():
     help="PNG, JPEG, BMP, TIFF, or a folder of them",
   )
   return parser
+
+
+def _place(text):
+  """A folder, or a bucket's gs://...; `predict` does without the package."""
+  from etils import epath
+
+  return epath.Path(text)
 
 
 def _overrides(parser, options, rest):

@@ -1,10 +1,14 @@
 """`kdjax report` from end to end, on files alone."""
 
+import json
+import re
+
 import jax
 import numpy as np
 import pytest
 
 from kdjax import cli
+from kdjax.report import build
 from kdjax.report import segmentations
 from tests import simulated
 
@@ -48,6 +52,11 @@ def test_one_workdir_gives_everything_and_compiles_nothing(
   assert (report / "table.md").read_text() in capsys.readouterr().out
   for name in ("table.csv", "index.html", "per_case.csv", "config.json"):
     assert (tmp_path / "out" / name).exists()
+  told = (tmp_path / "out" / "README.md").read_text()
+  assert (report / "table.md").read_text().strip() in told
+  linked = re.findall(r"\]\((.*?)\)", told)
+  assert "figures/cases/best.png" in linked
+  assert all((tmp_path / "out" / x).exists() for x in linked)
   made = {x.stem for x in (report / "figures").glob("*.png")}
   assert made == FIGURES == {x.stem for x in (report / "figures").glob("*.pdf")}
   cases = {x.stem for x in (report / "figures" / "cases").glob("*.png")}
@@ -57,6 +66,43 @@ def test_one_workdir_gives_everything_and_compiles_nothing(
   assert "| Teacher |     83.6 M |        9.00 G |" in (
     report / "table.md"
   ).read_text().replace("network |", "")
+
+
+def test_what_is_published_says_how_it_was_made_and_names_no_folder(
+  tmp_path,
+):
+  config = simulated.config(
+    data={"name": "folder", "dir": "/home/me/data/busi"}
+  )
+  run, out = tmp_path / "run", tmp_path / "out"
+  simulated.workdir(
+    run, simulated.per_case(np.random.default_rng(0), {"Student": 0.0}), config
+  )
+  record = {
+    "command": "kdjax train --config.data.dir=/home/me/data/busi --workdir a/b",
+    "commit": "0123456789ab",
+    "processor": "Abacus 9",
+    "cores": 2,
+    "begun": "2026-01-02 03:04 UTC",
+  }
+  (run / "environment.json").write_text(json.dumps(record))
+  costs = "model,parameters,device_seconds\nStudent,90,60\n"
+  (run / "efficiency.csv").write_text(costs)
+  build.write(run, config, simulated.ARMS)
+  build.publish(run, config, simulated.ARMS, {}, out)
+  told = (out / "README.md").read_text()
+  for words in (
+    "`kdjax train --config.data.dir=.../busi --workdir a/b`",
+    "0123456789ab",
+    "Abacus 9, 2 cores",
+    "2026-01-02 03:04 UTC",
+    "3 folds of 3, 1 seed, 3 networks trained",
+    "3.0 device-minutes",
+  ):
+    assert words in told
+  assert ".../busi" in (out / "config.json").read_text()
+  found = [x for x in out.rglob("*.*") if b"home/me" in x.read_bytes()]
+  assert found == []
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import csv
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -73,6 +75,15 @@ def test_a_mistake_is_one_line_and_writes_nothing(argv, tmp_path, capsys):
   assert captured.err.startswith("kdjax: ")
   assert captured.err.count("\n") == 1
   assert not workdir.exists()
+
+
+def test_predict_starts_where_neither_jax_nor_etils_is_installed():
+  program = (
+    "import sys; sys.modules.update(jax=None, etils=None, flax=None);"
+    "from kdjax import cli; from kdjax.deploy import predict;"
+    "cli.main(['predict', '--help'])"
+  )
+  subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_an_unknown_flag_is_refused(capsys):

@@ -134,6 +134,35 @@ def test_a_chosen_case_is_drawn_with_both_contours(browser):
   assert all(x[0] > 1000 for x in colours)
 
 
+def test_keys_alone_sort_and_go_through_the_cases(browser):
+  from selenium.webdriver.common.keys import Keys
+
+  def send(key):
+    browser.switch_to.active_element.send_keys(key)
+
+  head = browser.find_element("css selector", "#list th")
+  browser.execute_script("arguments[0].firstChild.focus()", head)
+  send(Keys.ENTER)
+  assert head.get_attribute("aria-sort") == "ascending"
+  stops = "#list tr[tabindex='0']"
+  assert len(browser.find_elements("css selector", stops)) == 1
+  rows = browser.find_elements("css selector", "#list tbody tr")
+  names = [x.find_element("css selector", "td").text for x in rows]
+  browser.execute_script("document.querySelector(arguments[0]).focus()", stops)
+  for key, name in (
+    (Keys.HOME, names[0]),
+    (Keys.ARROW_DOWN, names[1]),
+    (Keys.END, names[-1]),
+    (Keys.ARROW_UP, names[-2]),
+  ):
+    send(key)
+    wait(browser, f"return panels.dataset.shown === {name!r}")
+  row = browser.switch_to.active_element
+  assert row.get_attribute("aria-selected") == "true"
+  assert row.find_element("css selector", "td").text == names[-2]
+  assert len(browser.find_elements("css selector", stops)) == 1
+
+
 def test_cases_are_found_by_name(browser):
   field = browser.find_element("id", "find")
   field.send_keys("case01")
@@ -189,6 +218,10 @@ def test_images_of_patients_stay_in_the_workdir(workdir, tmp_path):
   page = (tmp_path / "index.html").read_text()
   assert 'id="cases-data"' not in page
   assert "image/jpeg" not in page
+  text = (tmp_path / "README.md").read_text()
+  pictures = re.findall(r"\]\((figures/.*?)\)", text)
+  assert pictures and not [x for x in pictures if "cases" in x]
+  assert all((tmp_path / x).exists() for x in pictures)
   plots = len(list((tmp_path / "figures").glob("*.png")))
   assert len(re.findall("data:image/", page)) == plots
   kept = (workdir / "report" / "index.html").read_text()

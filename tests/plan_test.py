@@ -207,6 +207,14 @@ def test_a_host_of_many_is_planned_with_its_share(monkeypatch):
   assert n["stages"]["student"]["blocks"] == 6
 
 
+def test_a_smaller_batch_that_the_chips_divide_is_the_last_resort():
+  as_it_is, narrow, *smaller = plan.candidates(paper.get_config(), 4)
+  assert (as_it_is, narrow) == ({}, {"engine.dtype": "bfloat16"})
+  sizes = [x["student_training.batch_size"] for x in smaller]
+  assert sizes == [x["teacher_training.batch_size"] for x in smaller]
+  assert sizes == [32, 16, 8, 4]
+
+
 def test_where_nothing_fits_one_line_says_so(monkeypatch):
   with pytest.raises(UserError, match="20.00 of 16.00 GiB. Nothing smaller"):
     make_plan(monkeypatch, (0, ""))

@@ -10,9 +10,11 @@ from kdjax.evaluate import predictions
 from kdjax.report import environment
 from kdjax.report import figures
 from kdjax.report import page
+from kdjax.report import readme
 from kdjax.report import results as computed
 from kdjax.report import segmentations
 from kdjax.report import tables
+from kdjax.report import words
 
 
 def write(workdir, config, arms, parameters=None, cases=()):
@@ -49,7 +51,8 @@ def publish(workdir, config, arms, parameters, out):
 
   Only the phantom's images go along: everything that shows a case is left out
   of any other data set's copy, and the page is made anew without it. The config
-  decides, since a folder of patients may be called "phantom".
+  decides, since a folder of patients may be called "phantom". README.md tells
+  what was run where, and no file names the machine's folders.
   """
   out = epath.Path(out)
   workdir = epath.Path(workdir)
@@ -58,18 +61,14 @@ def publish(workdir, config, arms, parameters, out):
   report = workdir / "report"
   public = config.data.name == "phantom"
   results = computed.compute(workdir, config, arms, parameters)
-  for name in (
-    "config.json",
-    "data.json",
-    "environment.json",
-    "efficiency.csv",
-    "history.csv",
-    "per_case.csv",
-  ):
+  for name in ("config.json", "environment.json"):
+    _copy(workdir / name, out / name, words.without_folders)
+  for name in ("data.json", "efficiency.csv", "history.csv", "per_case.csv"):
     _copy(workdir / name, out / name)
   for path in sorted(report.glob("*.*")):
     if path.name != "index.html":
       _copy(path, out / path.name)
+  names = sorted(x.name for x in out.glob("*.*") if x.name != "README.md")
   plots = []
   for name, (_, title) in figures.ALL.items():
     for kind in ("png", "pdf"):
@@ -78,16 +77,23 @@ def publish(workdir, config, arms, parameters, out):
     if (report / "figures" / f"{name}.png").exists():
       png = (report / "figures" / f"{name}.png").read_bytes()
       plots.append((name, title, png))
+  shown = [(f"figures/{name}.png", title) for name, title, _ in plots]
+  if (out / "figures" / "cases").exists():
+    (out / "figures" / "cases").rmtree()
   if public:
     for path in sorted((report / "figures" / "cases").glob("*.*")):
       _copy(path, out / "figures" / "cases" / path.name)
+      if path.suffix == ".png":
+        about = f"A simulated test case ({path.stem}): truth and predictions"
+        shown.append((f"figures/cases/{path.name}", about))
     _copy(report / "index.html", out / "index.html")
-    return
-  if (out / "figures" / "cases").exists():
-    (out / "figures" / "cases").rmtree()
-  table, notes = tables.summarize(results), tables.notes(results)
-  content = page.make(results, table, notes, plots, None)
-  files.write_text(out / "index.html", content)
+  else:
+    table, notes = tables.summarize(results), tables.notes(results)
+    content = page.make(results, table, notes, plots, None)
+    files.write_text(out / "index.html", content)
+  text = (report / "table.md").read_text()
+  content = readme.make(results, text, shown, sorted({*names, "index.html"}))
+  files.write_text(out / "README.md", content)
 
 
 def _check(results):
@@ -122,6 +128,9 @@ def _write_tables(results):
   return text, table, notes
 
 
-def _copy(source, target):
-  if source.exists():
+def _copy(source, target, change=None):
+  """Copies a file if it is there, its text changed by `change`."""
+  if source.exists() and change:
+    files.write_text(target, change(source.read_text()))
+  elif source.exists():
     files.write_bytes(target, source.read_bytes())

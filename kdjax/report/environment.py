@@ -14,6 +14,7 @@ from etils import epath
 
 from kdjax import __version__
 from kdjax import files
+from kdjax.report import words
 
 NAME = "environment.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "statsmodels")
@@ -54,9 +55,11 @@ def write(workdir, devices=()):
 
 
 def read(workdir):
-  """What `write` wrote, or an empty dict."""
+  """What `write` wrote, without folders, or an empty dict."""
   path = epath.Path(workdir) / NAME
-  return files.read_json(path) if path.exists() else {}
+  if not path.exists():
+    return {}
+  return json.loads(words.without_folders(path.read_text()))
 
 
 def _warn(path, packages):

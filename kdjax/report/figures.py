@@ -177,7 +177,9 @@ def curves(results):
   down = math.ceil(len(models) / across)
   folds = sorted(set(history["fold"]))
   hues = (style.BLUE, style.RED, style.GREEN, style.PURPLE, style.ORANGE)
-  with style.canvas(style.TWO_COLUMNS, 0.5 + 1.25 * down) as drawn:
+  titles = {x: style.wrapped(x, 20) for x in models}
+  high = 1.15 + 0.12 * max(x.count("\n") + 1 for x in titles.values())
+  with style.canvas(style.TWO_COLUMNS, 0.5 + high * down) as drawn:
     grid = drawn.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for ax in grid.ravel()[len(models) :]:
       ax.set_visible(False)
@@ -195,7 +197,7 @@ def curves(results):
         if lost or not int(last["live"]):
           mark = "x" if lost else "o"
           ax.plot(last["epoch"], dice.iloc[-1], mark, ms=3, color=hue)
-      ax.set_title(model, pad=2)
+      ax.set_title(titles[model], pad=2)
       ax.grid(axis="y", lw=0.4, color="0.9")
     drawn.supxlabel("epoch  (dot: stopped, cross: diverged)", fontsize=8)
     drawn.supylabel("validation Dice, %", fontsize=8)
@@ -225,10 +227,14 @@ def levels(results):
     return None
   pathway = _column(results, "pathway").reindex(frame.index)
   key = pathway + "  " + frame["pair"].str.replace("-", " from ")
+  key = key.str.replace("+", "\n+ ")
   table = frame.groupby([key, "loss"], sort=False)["gain"].mean().unstack()
   reach = max(1.0, np.nanmax(np.abs(table.to_numpy())))
-  height = 1.0 + 0.32 * len(table)
-  with style.canvas(style.ONE_COLUMN, height) as drawn:
+  lines = [x for label in table.index for x in label.split("\n")]
+  height = 1.0 + 0.2 * len(lines) + 0.12 * len(table)
+  wide = 0.07 * max(map(len, lines)) + 0.5 * len(table.columns)
+  width = style.ONE_COLUMN if wide < style.ONE_COLUMN else style.TWO_COLUMNS
+  with style.canvas(width, height) as drawn:
     ax = drawn.subplots()
     ax.imshow(table, cmap="PuOr_r", vmin=-reach, vmax=reach, aspect="auto")
     for (i, j), value in np.ndenumerate(table.to_numpy()):
@@ -267,13 +273,19 @@ def ranks(results):
   half = math.ceil(k / 2)
   bars = _cliques(order.to_numpy(), critical)
   depth = 0.16 * len(bars) + 0.12
-  height = 0.75 + depth * 0.9 + 0.17 * half
+  height = 0.95 + depth * 0.9 + 0.17 * half
   with style.canvas(style.TWO_COLUMNS, height) as drawn:
     ax = drawn.subplots()
     low, high = math.floor(order.min()), math.ceil(order.max())
     high = max(high, low + math.ceil(critical))
     wide = high - low
-    ax.set_xlim(low - 0.28 * wide, high + 0.28 * wide)
+    # Names stand beside the scale, which gets what width they leave.
+    left, right = (
+      0.065 * (max(map(len, names)) + 6)
+      for names in (order.index[:half], order.index[half:])
+    )
+    inch = wide / max(1.2, style.TWO_COLUMNS - left - right)
+    ax.set_xlim(low - left * inch, high + right * inch)
     bottom = -depth - 0.17 * half
     ax.set_ylim(bottom - 0.05, 0.62)
     ax.plot((low, high), (0, 0), color="black", lw=0.8)
@@ -302,11 +314,10 @@ def ranks(results):
     ax.plot((low, low + critical), (0.36, 0.36), color="black", lw=1.2)
     tested = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     ax.text(
-      low,
-      0.42,
-      f"critical difference {critical:.2f};  Friedman {tested}, {count} "
-      "groups of cases;  rank 1 is best",
-      va="bottom",
+      low, 0.42, f"critical difference {critical:.2f}", va="bottom", fontsize=7
+    )
+    drawn.suptitle(
+      f"Mean rank, 1 is best;  Friedman {tested}, {count} groups of cases",
       fontsize=7,
     )
     ax.set_axis_off()

@@ -102,11 +102,26 @@ async function browse(data) {
       });
     panels.replaceChildren(...made);
     panels.dataset.shown = item.name;
-    list.querySelectorAll("tr[aria-selected]").forEach(
-      (row) => row.removeAttribute("aria-selected"));
-    list.querySelector(`tr[data-unit="${unit}"]`)
-      .setAttribute("aria-selected", "true");
+    for (const row of list.rows) {
+      const chosen = row.dataset.unit === String(unit);
+      row.setAttribute("aria-selected", chosen);
+      row.tabIndex = chosen ? 0 : -1;  // One stop for Tab, arrows go on.
+    }
   }
+
+  // From a row to the one that a key asks for, past those that are filtered.
+  const step = (row, key) => {
+    const rows = [...list.rows].filter((other) => !other.hidden);
+    const place = rows.indexOf(row);
+    return {
+      ArrowDown: rows[place + 1],
+      ArrowUp: rows[place - 1],
+      Home: rows[0],
+      End: rows[rows.length - 1],
+      Enter: row,
+      " ": row,
+    }[key];
+  };
 
   const list = document.querySelector("#list tbody");
   list.addEventListener("click", (event) => {
@@ -114,13 +129,21 @@ async function browse(data) {
     if (row) show(row.dataset.unit);
   });
   list.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") show(event.target.dataset.unit);
+    const row = step(event.target.closest("tr"), event.key);
+    if (!row) return;
+    event.preventDefault();
+    row.focus();
+    show(row.dataset.unit);
   });
   document.getElementById("find").addEventListener("input", (event) => {
     const wanted = event.target.value.toLowerCase();
     for (const row of list.rows) {
       row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+      row.tabIndex = -1;
     }
+    const rows = [...list.rows].filter((row) => !row.hidden);
+    const first = rows.find((row) => row.ariaSelected === "true") ?? rows[0];
+    if (first) first.tabIndex = 0;
   });
   await show(list.rows[0].dataset.unit);
 }

@@ -78,21 +78,24 @@ def draw(results, found, unit):
   down = math.ceil((1 + len(models)) / across)
   # Each panel has the shape of the image on disk.
   tall = style.TWO_COLUMNS / across * height / width
-  with style.canvas(style.TWO_COLUMNS, 0.3 + (tall + 0.2) * down) as drawn:
+  titles = [style.wrapped(x, 20) for x in models]
+  head = 0.08 + 0.12 * max(x.count("\n") + 1 for x in titles)
+  with style.canvas(style.TWO_COLUMNS, 0.3 + (tall + head) * down) as drawn:
     panels = drawn.subplots(down, across, squeeze=False).ravel()
     for ax in panels:
       ax.set(xticks=[], yticks=[])  # Off or not, ticks cost time.
       ax.set_axis_off()
-    names = [None, *models]
-    for letter, (ax, model) in enumerate(zip(panels, names, strict=False)):
+    names = zip([None, *models], ["image", *titles], strict=True)
+    for letter, (ax, (model, title)) in enumerate(
+      zip(panels, names, strict=False)
+    ):
       # Outer edges, so that a contour's place does not depend on the size.
       extent = (0, width, height, 0)
       ax.imshow(
         image, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="equal"
       )
-      title = "image" if model is None else f"{model}  {100 * dice[model]:.0f}"
-      if model is not None and pd.isna(dice[model]):
-        title = model
+      if model is not None and not pd.isna(dice[model]):
+        title += f"  {100 * dice[model]:.0f}"
       ax.set_title(f"{_letter(letter)}  {title}", pad=2, fontsize=7, loc="left")
       if model is not None:
         _contour(ax, truth, extent, TRUTH, "-")

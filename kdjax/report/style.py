@@ -6,6 +6,7 @@ journal, so that nothing needs scaling.
 
 import contextlib
 import io
+import re
 
 import matplotlib
 from matplotlib import figure
@@ -45,6 +46,18 @@ def colour(model):
     return BLACK
   pathway = model.split("_")[0]
   return {"L": BLUE, "H": RED, "HReg": GREEN}.get(pathway, GREY)
+
+
+def wrapped(name, width):
+  """A name over lines of `width` characters, parted after "_" or "+"."""
+  first, *rest = re.split("(?<=[_+])", name)
+  lines = [first]
+  for piece in rest:
+    if len(lines[-1] + piece) > width:
+      lines.append(piece)
+    else:
+      lines[-1] += piece
+  return "\n".join(lines)
 
 
 @contextlib.contextmanager

@@ -342,7 +342,8 @@ def _known(text, number):
 def _deployed(name, value):
   """The words and the number of a cell of `_DEPLOYED`."""
   size = name.endswith("_bytes")
-  return words.si(value, "B") if size else f"{value:,.3g}", value
+  text = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+  return words.si(value, "B") if size else text, value
 
 
 def _interval(low, high):
