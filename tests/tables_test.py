@@ -362,6 +362,13 @@ def test_a_damaged_file_leaves_no_report(tmp_path):
   assert not (tmp_path / "report").exists()
 
 
+def test_cases_without_any_lesion_make_no_table(tmp_path):
+  empty = [line(x, "none", "", truth=1) for x in ("Teacher", "Student")]
+  with pytest.raises(errors.UserError, match="no tested case has a lesion"):
+    write(tmp_path, empty)
+  assert not (tmp_path / "report").exists()
+
+
 def test_a_report_needs_no_jax():
   code = "import sys, kdjax.report.build; sys.exit('jax' in sys.modules)"
   subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -176,12 +176,18 @@ def compute(workdir, config, arms, parameters=None):
       is shown, not hidden.
 
   Raises:
-    UserError: per_case.csv is missing or damaged.
+    UserError: per_case.csv is missing or damaged, or holds no lesion.
   """
   workdir = epath.Path(workdir)
   curves = rows.history(workdir)
   lost = rows.diverged(curves)
-  per_case = rows.without(rows.read(workdir), lost)
+  per_case = rows.read(workdir)
+  if (per_case["empty_truth"] != 0).all():
+    raise UserError(
+      f"{workdir / 'per_case.csv'}: no tested case has a lesion, so there is "
+      "no Dice to compare: test on cases that have one."
+    )
+  per_case = rows.without(per_case, lost)
   efficiency = _efficiency(workdir, parameters or {})
   named = [arm.name for arm in arms]
   found = list(
