@@ -179,7 +179,7 @@ def _details(results):
       "Mean over arms alike in everything else, paired by case.",
     ),
     (
-      "Mixed model (factors.csv)",
+      "Mixed model (factors.csv); its p-values are not corrected",
       results.terms,
       "Dice by the axes and their interactions, with a random intercept for "
       "each case; it takes errors within a case as independent.",
