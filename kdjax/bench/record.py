@@ -150,8 +150,9 @@ def _plot(rows):
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(x) for x in sizes])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    # Room for the legend above all lines.
+    axes.set_ylim(0, 1.5 * max(each(x, "max") for x in rows))
     axes.set_xlabel("trials in one program")
     axes.set_ylabel("seconds per trial and step")
-    axes.legend()
+    axes.legend(ncols=2, loc="upper left")
   return figure
