@@ -150,6 +150,8 @@ def states(workdir, stage):
   """What is saved of every block's trials: `(block, arm)` to leaves."""
   found = {}
   for folder in sorted((workdir / "checkpoints" / stage).iterdir()):
+    if not any(x.name.isdigit() for x in folder.iterdir()):
+      continue  # Its training had not begun.
     saved = checkpoint.read(folder).states
     for arm in range(len(saved["live"])):
       pick = lambda x, arm=arm: np.asarray(x)[arm]
