@@ -19,7 +19,7 @@ import pytest
 
 from kdjax import cli
 from kdjax.engine import checkpoint
-from tests import conftest
+from tests import killed
 from tests import simulated
 
 SECONDS = 150  # Longer is a hang.
@@ -290,18 +290,9 @@ IMAGES = {
 }
 
 
-def write_discs(folder, cases=16):
-  discs = conftest.make_dataset(cases, side=24)
-  for part, pixels in (("images", discs.images), ("masks", discs.masks * 255)):
-    (folder / part).mkdir(parents=True)
-    for name, one in zip(discs.cases, pixels, strict=True):
-      PIL.Image.fromarray(one).save(folder / part / f"{name}.png")
-  return folder
-
-
 @pytest.fixture
 def discs(tmp_path):
-  return write_discs(tmp_path / "discs")
+  return killed.write_discs(tmp_path / "discs")
 
 
 def show(folder, tmp_path):

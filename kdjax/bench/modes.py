@@ -10,6 +10,7 @@ import numpy as np
 from kdjax.bench import peer
 from kdjax.deploy import compiled
 from kdjax.distill import trials
+from kdjax.engine import checkpoint
 from kdjax.engine import loop
 from kdjax.engine import stages
 from kdjax.engine import steps
@@ -46,7 +47,7 @@ class Program:
     self.cost = compiled.compile_program(programs, "train_epoch")
     block = study.blocks[0]
     self.states = loop.start_states(
-      programs, [block], {block: loop.checkpoint.Progress()}
+      programs, [block], {block: checkpoint.Progress()}
     )
     self._rest = (
       programs.trials,

@@ -12,6 +12,15 @@ from kdjax.evaluate import intervals
 from kdjax.evaluate import statistics
 from kdjax.report import rows
 
+# What the design could have shown, and what its folds say.
+_DESIGN = (
+  "detectable",
+  "fold_low",
+  "fold_high",
+  "corrected_low",
+  "corrected_high",
+  "corrected_p",
+)
 COLUMNS = (
   "model",
   "reference",
@@ -31,12 +40,7 @@ COLUMNS = (
   "group_p",
   "group_holm_p",
   "group_equivalent_p",
-  "detectable",
-  "fold_low",
-  "fold_high",
-  "corrected_low",
-  "corrected_high",
-  "corrected_p",
+  *_DESIGN,
 )
 # What other tables keep of a comparison by groups.
 GROUPED = (
@@ -48,12 +52,7 @@ GROUPED = (
   "group_p",
   "holm_p",
   "group_equivalent_p",
-  "detectable",
-  "fold_low",
-  "fold_high",
-  "corrected_low",
-  "corrected_high",
-  "corrected_p",
+  *_DESIGN,
 )
 
 
