@@ -92,6 +92,7 @@ def get_config(size="full"):
     dtype="float32",
     lowering="auto",
     blocks_at_once=1,
+    arms_at_once=0,  # All; `kdjax plan` finds how many fit a TPU.
     checkpoint_minutes=5.0,
     checkpoint_epochs=0,
   )

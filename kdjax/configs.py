@@ -26,6 +26,7 @@ FREE = (
   "data.dir",
   "data.cache_dir",
   "engine.blocks_at_once",
+  "engine.arms_at_once",
   "engine.checkpoint_minutes",
   "engine.checkpoint_epochs",
 )

@@ -112,6 +112,13 @@ FIELDS = {
     "blocks_at_once": Field(
       "blocks that train together on one device", int, 1, _LARGE
     ),
+    "arms_at_once": Field(
+      "of a block, stepped together on one accelerator while what the teacher "
+      "said waits; fewer take less memory, 0 is all",
+      int,
+      0,
+      _LARGE,
+    ),
     "checkpoint_minutes": Field("between two checkpoints of a stage", float, 0),
     "checkpoint_epochs": Field(
       "the same in epochs; 0 goes by minutes alone", int, 0

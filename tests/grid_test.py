@@ -142,6 +142,15 @@ def test_two_blocks_at_once_change_nothing(grid, on_devices, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("arms_at_once", [1, 2, 3])
+def test_arms_in_groups_change_nothing(
+  grid, on_devices, tmp_path, arms_at_once
+):
+  """One after another, even groups, and a group with one left over."""
+  grid.assert_equal_in(tmp_path, SOME, folds=(0,), arms_at_once=arms_at_once)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 def test_trials_that_stop_make_room_and_change_nothing(
   on_devices, tmp_path, monkeypatch, devices

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from kdjax.deploy import topology
+from kdjax.engine import parallel
 from kdjax.engine import stages
 from kdjax.models import folding
 
@@ -117,25 +118,24 @@ def compile_program(programs, name):
   Raises:
     DoesNotFit: it wants more memory than a device has.
   """
-  begun = time.perf_counter()
   try:
-    lowered = getattr(programs, name).lower(*arguments(programs)[name])
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - begun
+    cost = _compile(getattr(programs, name), arguments(programs)[name])
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     needed, _ = topology.overflow(error)
     raise DoesNotFit(f"{programs.stage.name}'s {name}", needed) from error
+  return _per_step(programs, cost) if name == "train_epoch" else cost
+
+
+def _compile(program, shapes):
+  begun = time.perf_counter()
+  compiled = program.lower(*shapes).compile()
+  seconds = time.perf_counter() - begun
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-  # The compiler counts the body of a loop once, and a loop that it has written
-  # out as often as it runs.
-  scanned = name == "train_epoch" and programs.layout.scan
-  looped = re.search(r"while\(.*shard_map/while\"", compiled.as_text())
-  repeats = programs.steps_per_epoch if scanned and not looped else 1
   return Cost(
-    flops=cost["flops"] / repeats,
-    traffic=cost["bytes accessed"] / repeats,
+    flops=cost["flops"],
+    traffic=cost["bytes accessed"],
     held=memory.argument_size_in_bytes,
     working=memory.temp_size_in_bytes
     + memory.output_size_in_bytes
@@ -143,6 +143,57 @@ def compile_program(programs, name):
     + memory.generated_code_size_in_bytes,
     seconds=seconds,
     program=compiled,
+  )
+
+
+def _per_step(programs, epoch):
+  """A step's part of an epoch's `Cost`.
+
+  The compiler counts the body of a loop once, and a loop that it has written
+  out as often as it runs.
+  """
+  layout = programs.layout
+  looped = re.search(r'while\(.*shard_map/while"', epoch.text)
+  repeats = programs.steps_per_epoch if layout.scan and not looped else 1
+  flops, traffic = epoch.flops / repeats, epoch.traffic / repeats
+  # Arms in groups are a loop too; what is left over comes after it.
+  places, together = layout.arm_ids.shape[1], layout.together
+  again = layout.block_ids.shape[1] * (places // together - 1)
+  if again and re.search(r'while\(.*shard_map/while/[^"]*while"', epoch.text):
+    group = _compile(
+      parallel.make_arms_step(layout, programs.step), _group(programs)
+    )
+    flops += again * group.flops
+    traffic += again * group.traffic
+  return dataclasses.replace(epoch, flops=flops, traffic=traffic)
+
+
+def _group(programs):
+  """The shapes that `parallel.make_arms_step` takes, of one block."""
+  states, trials, shared, data, batches = arguments(programs)["train_epoch"]
+  first = lambda tree, axes: jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape[axes:], x.dtype), tree
+  )
+  group = lambda tree, axes: jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      (x.shape[0], programs.layout.together, *x.shape[axes:]), x.dtype
+    ),
+    tree,
+  )
+  batch = first(batches, 3)  # From [D, T, N, ...].
+  prepared = jax.eval_shape(
+    programs.prepare, first(shared, 2), data, batch["cases"], batch["epochs"]
+  )
+  devices = lambda tree: jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      (len(programs.layout.devices), *x.shape), x.dtype
+    ),
+    tree,
+  )
+  return (
+    group(states, 3),
+    group(trials, 2),
+    *devices((batch["counts"], *prepared)),
   )
 
 

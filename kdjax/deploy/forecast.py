@@ -64,6 +64,7 @@ def _stage(plan, cost):
     "blocks_on_a_host": len(cost.programs.study.blocks),
     "chips_at_work": len(layout.devices),
     "trials_on_a_chip": layout.block_ids.shape[1] * layout.arm_ids.shape[1],
+    "trials_in_memory": layout.block_ids.shape[1] * layout.together,
     "batch_on_a_chip": training.batch_size // split,
     "waves": cost.waves,
     "hbm_bytes": cost.memory,
@@ -119,6 +120,7 @@ def _columns(n):
     lambda s: f"{s['chips_at_work']} of {n['chips'] // n['hosts']}",
   )
   row("trials on a chip", lambda s: f"{s['trials_on_a_chip']}")
+  row("trials of a chip in memory", lambda s: f"{s['trials_in_memory']}")
   row("cases of a batch on a chip", lambda s: f"{s['batch_on_a_chip']}")
   row("waves", lambda s: f"{s['waves']}")
   row(

@@ -2,7 +2,8 @@
 
 Both stages are compiled as `train` would compile them there, on the first host:
 its share of the blocks is the largest, and no host needs another. Where they
-ask for more memory than there is, the engine's settings are lowered one by one.
+ask for more memory than there is, fewer trials are in memory at once, which
+changes no result; then numbers are narrower, then batches smaller.
 """
 
 import dataclasses
@@ -54,45 +55,93 @@ def make_plan(config, where):
   """
   dataset, assumed = stand_in(config)
   whole = make_study(config, dataset)
-  share = processes.Share(where.hosts)
   refused = []
-  for settings in candidates(config, len(where.first_host)):
-    study = dataclasses.replace(whole, config=_changed(whole.config, settings))
-    mine = dataclasses.replace(study, blocks=share.of(study.blocks))
+
+  def compile_stage(make_stage, settings):
+    study = _first_host(whole, settings, where)
     try:
-      costs = {
-        stage.name: compiled.compile_stage(mine, stage, where.first_host)
-        for stage in (stages.student_stage(mine), stages.teacher_stage(mine))
-      }
+      return compiled.compile_stage(study, make_stage(study), where.first_host)
     except compiled.DoesNotFit as error:
-      refused.append(_refusal(settings, error, where))
-      print(f"kdjax: {refused[-1]}", file=sys.stderr)
+      refuse(settings, error.program, error.needed)
+      return error
+
+  def refuse(settings, program, needed, bound=""):
+    refused.append(_refusal(settings, program, needed, bound, where))
+    print(f"kdjax: {refused[-1]}", file=sys.stderr)
+
+  for changed in studies_to_try(config, len(where.first_host)):
+    teacher = compile_stage(stages.teacher_stage, changed)
+    if isinstance(teacher, compiled.DoesNotFit):
       continue
-    return Plan(study, where, costs, settings, tuple(refused), assumed)
+    study = _first_host(whole, changed, where)
+    program, least = "", 0.0  # What did not fit, and its bytes for a trial.
+    for trials, engine in trials_to_try(study, where.first_host):
+      settings = {**changed, **engine}
+      if trials * least > where.memory:
+        refuse(settings, program, trials * least, "at least ")
+        continue
+      student = compile_stage(stages.student_stage, settings)
+      if not isinstance(student, compiled.DoesNotFit):
+        study = dataclasses.replace(
+          whole, config=_changed(whole.config, settings)
+        )
+        costs = {"teacher": teacher, "student": student}
+        return Plan(study, where, costs, settings, tuple(refused), assumed)
+      # What does not depend on their number counts in favour of fewer.
+      program = student.program
+      least = max(least, (student.needed or 0) / trials)
   raise UserError(
     f"{refused[-1]} Nothing smaller is left: choose chips with more memory, or "
     "a smaller data.image_size."
   )
 
 
-def candidates(config, devices):
-  """Settings to try on a host's devices, the largest first; {} changes none."""
+def studies_to_try(config, devices):
+  """Settings that change what is computed, the least change first.
+
+  Args:
+    config: `ConfigDict`.
+    devices: of a host; each may have to hold a part of a batch.
+  """
   yield {}
-  smaller = {}
-  while (blocks := smaller.get(_BLOCKS, config.engine.blocks_at_once)) > 1:
-    smaller = {_BLOCKS: blocks // 2}
-    yield smaller
+  narrow = {}
   if config.engine.dtype == "float32":
-    smaller = {**smaller, "engine.dtype": "bfloat16"}
-    yield smaller
-  # Another study, so last; a device may have to hold a part of a batch.
+    narrow = {"engine.dtype": "bfloat16"}
+    yield narrow
+  # Another study, so last.
   sizes = {f"{x}.batch_size": config[x].batch_size for x in _TRAININGS}
   while not any(size % (2 * devices) for size in sizes.values()):
     sizes = {name: size // 2 for name, size in sizes.items()}
-    yield {**smaller, **sizes}
+    yield {**narrow, **sizes}
 
 
-_BLOCKS = "engine.blocks_at_once"
+def trials_to_try(study, devices):
+  """`(trials, settings)`: how many are in memory at once, the most first."""
+  stage = stages.student_stage(study)
+  layout = stages.make_layout(study, stage, len(study.blocks), devices)
+  blocks, arms = layout.block_ids.shape[1], layout.together
+  settings = {}
+  yield blocks * arms, settings
+  while blocks > 1:
+    blocks //= 2
+    settings = {**settings, "engine.blocks_at_once": blocks}
+    yield blocks * arms, settings
+  while arms > 1:
+    arms //= 2
+    settings = {**settings, "engine.arms_at_once": arms}
+    yield blocks * arms, settings
+
+
+def _first_host(study, settings, where):
+  """The study with other settings, and the blocks that process 0 trains."""
+  share = processes.Share(where.hosts)
+  return dataclasses.replace(
+    study,
+    config=_changed(study.config, settings),
+    blocks=share.of(study.blocks),
+  )
+
+
 _TRAININGS = ("teacher_training", "student_training")
 
 
@@ -148,10 +197,10 @@ def stand_in(config):
   )
 
 
-def _refusal(settings, error, where):
+def _refusal(settings, program, needed, bound, where):
   fields = ", ".join(f"{name}={value}" for name, value in settings.items())
-  needed = f"{error.needed / 2**30:.2f}" if error.needed else "more"
+  needed = f"{needed / 2**30:.2f}" if needed else "more"
   return (
     f"{fields or 'The config as it is'} does not fit {where.name}: "
-    f"{error.program} asks for {needed} of {where.memory / 2**30:.2f} GiB."
+    f"{program} asks for {bound}{needed} of {where.memory / 2**30:.2f} GiB."
   )

@@ -29,6 +29,8 @@ class Layout:
     split_batch: every device holds all trials and a part of the batch.
     scan: an epoch's steps are one program (`lax.scan`) instead of a loop of
       Python, which on CPU is 20 to 45 times faster.
+    arms_at_once: how many of a block's arms a device steps together, while
+      what the teacher said waits for the others; 0 is all.
   """
 
   devices: tuple
@@ -37,6 +39,13 @@ class Layout:
   arms: int
   split_batch: bool
   scan: bool
+  arms_at_once: int = 0
+
+  @property
+  def together(self):
+    """Number of arms of a block whose activations are in memory at once."""
+    places = self.arm_ids.shape[1]
+    return min(self.arms_at_once or places, places)
 
   @property
   def wave(self):
@@ -161,7 +170,9 @@ def memory(device):
   return None
 
 
-def make_layout(arms, blocks, batch_size, *, blocks_at_once=1, devices=None):
+def make_layout(
+  arms, blocks, batch_size, *, blocks_at_once=1, arms_at_once=0, devices=None
+):
   """Lays `arms` x `blocks` trials out on the devices.
 
   Blocks spread over devices first, since arms of a block on two devices cost
@@ -172,6 +183,7 @@ def make_layout(arms, blocks, batch_size, *, blocks_at_once=1, devices=None):
     blocks: number of blocks.
     batch_size: of a trial.
     blocks_at_once: on one device.
+    arms_at_once: of a block, stepped together on one device; 0 is all.
     devices: default all of this process.
 
   Raises:
@@ -189,7 +201,7 @@ def make_layout(arms, blocks, batch_size, *, blocks_at_once=1, devices=None):
     d = len(devices)
     block_ids = np.zeros((d, 1), int)
     arm_ids = np.tile(np.arange(arms), (d, 1))
-    return Layout(devices, block_ids, arm_ids, arms, True, scan)
+    return Layout(devices, block_ids, arm_ids, arms, True, scan, arms_at_once)
   d, block_shards = next(
     (d, b)
     for d in range(len(devices), 0, -1)
@@ -206,6 +218,7 @@ def make_layout(arms, blocks, batch_size, *, blocks_at_once=1, devices=None):
     arms,
     False,
     scan,
+    arms_at_once,
   )
 
 
@@ -233,7 +246,7 @@ def make_train_epoch(layout, prepare, step):
 
   def block_step(states, trials, block, data, batch):
     shared = prepare(block, data, batch["cases"], batch["epochs"])
-    arms = jax.vmap(step, in_axes=(0, 0, None, None, None))
+    arms = _over_arms(layout, step)
     return arms(states, trials, batch["counts"], *shared)
 
   def wave_step(states, trials, blocks, data, batch):
@@ -254,6 +267,17 @@ def make_train_epoch(layout, prepare, step):
 
   in_axes = (0, 0, 0, None, 0)
   return _over_devices(layout, wave_epoch, in_axes, donate_argnums=0)
+
+
+def make_arms_step(layout, step):
+  """What a device does for `layout.together` arms once their block is prepared.
+
+  Returns:
+    `arms_step(states, trials, count, batch, teachers)`: a step of arms
+    `[D, G', ...]` on what `prepare` returned, `[D, ...]`.
+  """
+  arms = jax.vmap(step, in_axes=(0, 0, None, None, None))
+  return _over_devices(layout, arms, (0, 0, 0, 0, 0))
 
 
 def make_finish_epoch(layout, finish):
@@ -286,9 +310,20 @@ def make_evaluate(layout, look):
 
   `chunk` is the block's: leaves `[D, N, E]`; results are `[D, N, G', ...]`.
   """
-  arms = jax.vmap(look, in_axes=(0, 0, None, None))
-  blocks = jax.vmap(arms, in_axes=(0, 0, None, 0))
+  blocks = jax.vmap(_over_arms(layout, look), in_axes=(0, 0, None, 0))
   return _over_devices(layout, blocks, (0, 0, None, 0))
+
+
+def _over_arms(layout, function):
+  """Lifts `function(x, y, *shared)` to the arms `[G', ...]` of `x` and `y`."""
+
+  def lifted(x, y, *shared):
+    arm = lambda own: function(*own, *shared)
+    if layout.together == layout.arm_ids.shape[1]:
+      return jax.vmap(arm)((x, y))
+    return jax.lax.map(arm, (x, y), batch_size=layout.together)
+
+  return lifted
 
 
 def _over_devices(layout, function, in_axes, donate_argnums=()):

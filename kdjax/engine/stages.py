@@ -108,6 +108,7 @@ def make_layout(study, stage, num_blocks, devices=None):
     num_blocks,
     stage.training.batch_size,
     blocks_at_once=study.config.engine.blocks_at_once,
+    arms_at_once=study.config.engine.arms_at_once,
     devices=devices,
   )
   for objective in trials.objectives(stage.arms) if layout.split_batch else ():
@@ -166,21 +167,21 @@ class Programs:
       "teacher": stage.teacher,
       "teacher_taps": trials.taps(objectives, 1),
     }
+    self.prepare = functools.partial(
+      steps.prepare_batch,
+      **teaching,
+      **rendering,
+      carry=functools.partial(views.carry, settings=config.views),
+    )
+    self.step = functools.partial(
+      steps.train_step,
+      student=model,
+      regressors=regressors,
+      objectives=objectives,
+      batch_axis=self.layout.batch_axis,
+    )
     self.train_epoch = parallel.make_train_epoch(
-      self.layout,
-      functools.partial(
-        steps.prepare_batch,
-        **teaching,
-        **rendering,
-        carry=functools.partial(views.carry, settings=config.views),
-      ),
-      functools.partial(
-        steps.train_step,
-        student=model,
-        regressors=regressors,
-        objectives=objectives,
-        batch_axis=self.layout.batch_axis,
-      ),
+      self.layout, self.prepare, self.step
     )
     self.answer = parallel.make_answer(
       self.layout,
