@@ -1,5 +1,6 @@
 """Four CPU devices, strict shapes, quick compilation."""
 
+import gc
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -7,6 +8,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 
 import jax
 import numpy as np
+import pytest
 
 from configs import paper
 from kdjax.data import pipeline
@@ -16,6 +18,18 @@ from kdjax.engine import study as studies
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several times quicker to compile; what is tested is not speed.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+  """Lets go of what a file's tests compiled.
+
+  A compiled program maps its code in hundreds of pieces, and Linux gives a
+  process 65,530: XLA dies of a segmentation fault when they run out.
+  """
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 def make_dataset(cases=12, side=16):
