@@ -168,7 +168,7 @@ def test_fewer_blocks_then_fewer_arms_are_in_memory_at_once(monkeypatch):
   assert planned.settings == {"engine.blocks_at_once": 1}
   assert planned.study.config.engine.blocks_at_once == 1
   assert planned.refused == (
-    "The config as it is does not fit v5e:2x2: student's train_epoch asks for "
+    "the config as it is does not fit v5e:2x2: student's train_epoch asks for "
     "26.00 of 16.00 GiB.",
   )
   assert "The largest setting that fits: --config.engine.blocks_at_once=1" in (

@@ -59,8 +59,13 @@ def make_plan(config, where):
 
   def compile_stage(make_stage, settings):
     study = _first_host(whole, settings, where)
+    stage = make_stage(study)
+    print(
+      f"kdjax: compiling the {stage.name}s' stage: {_said(settings)} ...",
+      file=sys.stderr,
+    )
     try:
-      return compiled.compile_stage(study, make_stage(study), where.first_host)
+      return compiled.compile_stage(study, stage, where.first_host)
     except compiled.DoesNotFit as error:
       refuse(settings, error.program, error.needed)
       return error
@@ -198,9 +203,13 @@ def stand_in(config):
 
 
 def _refusal(settings, program, needed, bound, where):
-  fields = ", ".join(f"{name}={value}" for name, value in settings.items())
   needed = f"{needed / 2**30:.2f}" if needed else "more"
   return (
-    f"{fields or 'The config as it is'} does not fit {where.name}: "
-    f"{program} asks for {bound}{needed} of {where.memory / 2**30:.2f} GiB."
+    f"{_said(settings)} does not fit {where.name}: {program} asks for "
+    f"{bound}{needed} of {where.memory / 2**30:.2f} GiB."
   )
+
+
+def _said(settings):
+  fields = ", ".join(f"{name}={value}" for name, value in settings.items())
+  return fields or "the config as it is"
