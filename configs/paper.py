@@ -91,8 +91,8 @@ def get_config(size="full"):
   config.engine = dict(
     dtype="float32",
     lowering="auto",
-    blocks_at_once=1,
-    arms_at_once=0,  # All; `kdjax plan` finds how many fit a TPU.
+    blocks_at_once=0,  # As many as fit, like arms.
+    arms_at_once=0,
     checkpoint_minutes=5.0,
     checkpoint_epochs=0,
   )

@@ -110,11 +110,15 @@ FIELDS = {
     "dtype": Field("of the arithmetic: float32, bfloat16 or float64", str),
     "lowering": Field("of convolutions: auto, unrolled or plain", str),
     "blocks_at_once": Field(
-      "blocks that train together on one device", int, 1, _LARGE
+      "folds and seeds that train together on one device; 0 is as many as fit "
+      "an accelerator, one on a CPU",
+      int,
+      0,
+      _LARGE,
     ),
     "arms_at_once": Field(
-      "of a block, stepped together on one accelerator while what the teacher "
-      "said waits; fewer take less memory, 0 is all",
+      "arms of a block that one accelerator steps together, while what the "
+      "teacher said waits for the others; 0 is as many as fit",
       int,
       0,
       _LARGE,

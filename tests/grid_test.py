@@ -16,6 +16,7 @@ from kdjax.engine import stages
 from kdjax.engine import steps
 from kdjax.engine import stopwatch
 from kdjax.engine import study as studies
+from kdjax.errors import UserError
 from tests import conftest
 
 # One arm of every pathway, both losses, both views.
@@ -148,6 +149,70 @@ def test_arms_in_groups_change_nothing(
 ):
   """One after another, even groups, and a group with one left over."""
   grid.assert_equal_in(tmp_path, SOME, folds=(0,), arms_at_once=arms_at_once)
+
+
+class Small(stages.Programs):
+  """Programs on a device with memory for two trials, found out in use."""
+
+  steps = 0
+
+  def __init__(self, *arguments):
+    super().__init__(*arguments)
+    self.train_epoch = self.limited(self.train_epoch, after=1)
+    self.predict = self.limited(self.predict)
+
+  def limited(self, program, after=0):
+    trials = self.layout.block_ids.shape[1] * self.layout.together
+
+    def run(*arguments):
+      Small.steps += 1
+      if trials > 2 and Small.steps > after:
+        Small.steps = 0
+        raise jax.errors.JaxRuntimeError(
+          f"RESOURCE_EXHAUSTED: Out of memory for {trials} trials."
+        )
+      return program(*arguments)
+
+    return run
+
+
+@pytest.mark.slow
+def test_where_memory_runs_out_fewer_trials_go_on_and_nothing_changes(
+  grid, on_devices, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(stages, "Programs", Small)
+  grid.assert_equal_in(tmp_path, blocks_at_once=2)
+  said = [x for x in capsys.readouterr().err.splitlines() if "memory" in x]
+  assert [x.split(";")[1].split(",")[0] for x in said] == [
+    " going on with engine.blocks_at_once=1",
+    " going on with engine.arms_at_once=2",
+  ]
+  stage = stages.student_stage(grid.study)
+  best = {
+    block: jax.tree.map(
+      lambda *x: np.stack(x),
+      *(grid.students[arm.name, block] for arm in grid.study.arms),
+    )
+    for block in grid.study.blocks
+  }
+  with jax.enable_x64(True):
+    small = list(loop.predict(grid.study, stage, best))
+    monkeypatch.setattr(stages, "Programs", Small.__base__)
+    large = list(loop.predict(grid.study, stage, best))
+  for (block, ours), (same, theirs) in zip(small, large, strict=True):
+    assert block == same
+    assert_close(ours, theirs)
+
+
+def test_a_trial_that_no_device_has_memory_for_is_named(on_devices, tmp_path):
+  config = conftest.make_config()
+  study = conftest.make_study(config, SOME[:1], tmp_path)
+  stage = stages.student_stage(study)
+  error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+  with pytest.raises(UserError, match="lower student_training.batch_size"):
+    stages.with_fewer(study, stage, error)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+    stages.with_fewer(study, stage, jax.errors.JaxRuntimeError("INTERNAL"))
 
 
 @pytest.mark.slow

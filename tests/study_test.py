@@ -49,7 +49,7 @@ def make(tmp_path, *overrides):
     ("engine.lowering", "fast", "choose from auto"),
     ("engine.dtype", "float16", "choose from float32"),
     ("engine.dtype", "float64", "JAX_ENABLE_X64"),
-    ("engine.blocks_at_once", "0", "at least 1"),
+    ("engine.blocks_at_once", "-1", "at least 0"),
     ("splits.num_folds", "0", "num_folds"),
     ("splits.kind", "random", "kind"),
     ("splits.test_cases", "500", "test_cases"),

@@ -55,46 +55,53 @@ def make_plan(config, where):
   """
   dataset, assumed = stand_in(config)
   whole = make_study(config, dataset)
-  refused = []
-
-  def compile_stage(make_stage, settings):
-    study = _first_host(whole, settings, where)
-    stage = make_stage(study)
-    print(
-      f"kdjax: compiling the {stage.name}s' stage: {_said(settings)} ...",
-      file=sys.stderr,
-    )
-    try:
-      return compiled.compile_stage(study, stage, where.first_host)
-    except compiled.DoesNotFit as error:
-      refuse(settings, error.program, error.needed)
-      return error
+  devices, refused = where.first_host, []
 
   def refuse(settings, program, needed, bound=""):
     refused.append(_refusal(settings, program, needed, bound, where))
     print(f"kdjax: {refused[-1]}", file=sys.stderr)
 
-  for changed in studies_to_try(config, len(where.first_host)):
-    teacher = compile_stage(stages.teacher_stage, changed)
-    if isinstance(teacher, compiled.DoesNotFit):
-      continue
-    study = _first_host(whole, changed, where)
+  def fit(make_stage, changed):
+    """A stage's `(StageCost, settings)` with most trials in memory, or None."""
+    study = _first_host(whole.changed(changed), where)
+    stage = make_stage(study)
     program, least = "", 0.0  # What did not fit, and its bytes for a trial.
-    for trials, engine in trials_to_try(study, where.first_host):
+    for trials, engine in trials_to_try(study, stage, devices):
       settings = {**changed, **engine}
       if trials * least > where.memory:
         refuse(settings, program, trials * least, "at least ")
         continue
-      student = compile_stage(stages.student_stage, settings)
-      if not isinstance(student, compiled.DoesNotFit):
-        study = dataclasses.replace(
-          whole, config=_changed(whole.config, settings)
-        )
-        costs = {"teacher": teacher, "student": student}
-        return Plan(study, where, costs, settings, tuple(refused), assumed)
-      # What does not depend on their number counts in favour of fewer.
-      program = student.program
-      least = max(least, (student.needed or 0) / trials)
+      print(
+        f"kdjax: compiling the {stage.name}s' stage: {_said(settings)} ...",
+        file=sys.stderr,
+      )
+      try:
+        return compiled.compile_stage(
+          study.changed(engine), stage, devices
+        ), engine
+      except compiled.DoesNotFit as error:
+        refuse(settings, error.program, error.needed)
+        # What does not depend on their number counts in favour of fewer.
+        program, least = error.program, max(least, (error.needed or 0) / trials)
+    return None
+
+  for changed in studies_to_try(config, len(devices)):
+    if not (teacher := fit(stages.teacher_stage, changed)):
+      continue
+    if not (student := fit(stages.student_stage, changed)):
+      continue
+    (teacher, most), (student, engine) = teacher, student
+    # One value for both stages, though `train` finds one for each.
+    engine |= {k: min(v, engine.get(k, v)) for k, v in most.items()}
+    settings = {**changed, **engine}
+    return Plan(
+      whole.changed(settings),
+      where,
+      {"teacher": teacher, "student": student},
+      settings,
+      tuple(refused),
+      assumed,
+    )
   raise UserError(
     f"{refused[-1]} Nothing smaller is left: choose chips with more memory, or "
     "a smaller data.image_size."
@@ -120,31 +127,23 @@ def studies_to_try(config, devices):
     yield {**narrow, **sizes}
 
 
-def trials_to_try(study, devices):
+def trials_to_try(study, stage, devices):
   """`(trials, settings)`: how many are in memory at once, the most first."""
-  stage = stages.student_stage(study)
-  layout = stages.make_layout(study, stage, len(study.blocks), devices)
-  blocks, arms = layout.block_ids.shape[1], layout.together
   settings = {}
-  yield blocks * arms, settings
-  while blocks > 1:
-    blocks //= 2
-    settings = {**settings, "engine.blocks_at_once": blocks}
-    yield blocks * arms, settings
-  while arms > 1:
-    arms //= 2
-    settings = {**settings, "engine.arms_at_once": arms}
-    yield blocks * arms, settings
+  while True:
+    layout = stages.make_layout(
+      study.changed(settings), stage, len(study.blocks), devices
+    )
+    yield layout.block_ids.shape[1] * layout.together, settings
+    if not (fewer := layout.fewer()):
+      return
+    settings = settings | {f"engine.{k}": v for k, v in fewer.items()}
 
 
-def _first_host(study, settings, where):
-  """The study with other settings, and the blocks that process 0 trains."""
+def _first_host(study, where):
+  """The study with the blocks that process 0 trains."""
   share = processes.Share(where.hosts)
-  return dataclasses.replace(
-    study,
-    config=_changed(study.config, settings),
-    blocks=share.of(study.blocks),
-  )
+  return dataclasses.replace(study, blocks=share.of(study.blocks))
 
 
 _TRAININGS = ("teacher_training", "student_training")
@@ -159,14 +158,8 @@ def make_study(config, dataset):
     # They change no shape, and their file may be elsewhere.
     if "weights" in config[role]:
       settings[f"{role}.weights"] = ""
-  return studies.make_study(_changed(config, settings), pathlib.Path(), dataset)
-
-
-def _changed(config, settings):
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.update_from_flattened_dict(settings)
-  return config.lock()
+  config = studies.changed(config, settings)
+  return studies.make_study(config, pathlib.Path(), dataset)
 
 
 def stand_in(config):

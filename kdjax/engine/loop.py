@@ -50,10 +50,21 @@ def train(study):
 def run_stage(study, stage, teachers=None):
   """Trains all blocks of `stage`; returns the best states by block.
 
+  As many trials at once as the devices have memory for: where it runs out,
+  fewer go on from the last checkpoint.
+
   Raises:
     Interrupted: a signal came; all that was trained is saved.
-    UserError: a checkpoint cannot be written.
+    UserError: a checkpoint cannot be written, or no trial fits.
   """
+  while True:
+    try:
+      return _train_blocks(study, stage, teachers)
+    except jax.errors.JaxRuntimeError as error:
+      study = stages.with_fewer(study, stage, error)
+
+
+def _train_blocks(study, stage, teachers):
   with contextlib.ExitStack() as stack:
     saved = {
       block: stack.enter_context(
@@ -374,19 +385,30 @@ def predict(study, stage, best):
 
   A margin is the lesion's logit minus the background's, of the best epoch.
   """
-  programs = stages.Programs(study, stage, len(study.blocks))
+  programs, left = None, list(study.blocks)
+  while left:
+    try:
+      programs = programs or stages.Programs(study, stage, len(left))
+      wave = left[: programs.layout.wave]
+      margins = _predict_wave(programs, wave, best)
+    except jax.errors.JaxRuntimeError as error:
+      study, programs = stages.with_fewer(study, stage, error), None
+      continue
+    for block, of_block in zip(wave, margins, strict=False):
+      yield block, of_block[:, : len(study.folds[block.fold].test)]
+    left = left[len(wave) :]
+
+
+def _predict_wave(programs, wave, best):
+  """Margins `[W, G, M, S, S]` of the test cases, padded."""
   layout = programs.layout
-  for first in range(0, len(study.blocks), layout.wave):
-    wave = list(study.blocks[first : first + layout.wave])
-    states = layout.spread(_stack([best[b] for b in programs.pad(wave)]))
-    margins = [
-      layout.gather(
-        programs.predict(
-          states["params"], states["batch_stats"], programs.data, chunk
-        )
+  states = layout.spread(_stack([best[b] for b in programs.pad(wave)]))
+  margins = [
+    layout.gather(
+      programs.predict(
+        states["params"], states["batch_stats"], programs.data, chunk
       )
-      for chunk in programs.chunks(wave, "test")
-    ]
-    margins = np.concatenate(margins, axis=2)  # [W, G, M, S, S]
-    for i, block in enumerate(wave):
-      yield block, margins[i, :, : len(study.folds[block.fold].test)]
+    )
+    for chunk in programs.chunks(wave, "test")
+  ]
+  return np.concatenate(margins, axis=2)

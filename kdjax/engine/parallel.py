@@ -47,6 +47,16 @@ class Layout:
     places = self.arm_ids.shape[1]
     return min(self.arms_at_once or places, places)
 
+  def fewer(self):
+    """How to have half as many trials in memory: fields of config.engine.
+
+    Returns:
+      {} where there is one trial left.
+    """
+    if (blocks := self.block_ids.shape[1]) > 1:
+      return {"blocks_at_once": blocks // 2}
+    return {"arms_at_once": self.together // 2} if self.together > 1 else {}
+
   @property
   def wave(self):
     """Number of blocks that train together."""
@@ -171,7 +181,7 @@ def memory(device):
 
 
 def make_layout(
-  arms, blocks, batch_size, *, blocks_at_once=1, arms_at_once=0, devices=None
+  arms, blocks, batch_size, *, blocks_at_once=0, arms_at_once=0, devices=None
 ):
   """Lays `arms` x `blocks` trials out on the devices.
 
@@ -182,7 +192,7 @@ def make_layout(
     arms: number of arms in a block.
     blocks: number of blocks.
     batch_size: of a trial.
-    blocks_at_once: on one device.
+    blocks_at_once: on one device; 0 is all on an accelerator, one on a CPU.
     arms_at_once: of a block, stepped together on one device; 0 is all.
     devices: default all of this process.
 
@@ -209,7 +219,7 @@ def make_layout(
     if d % b == 0 and d // b <= arms
   )
   arm_shards = d // block_shards
-  n = min(blocks_at_once, -(-blocks // block_shards))
+  n = min(blocks_at_once or (blocks if scan else 1), -(-blocks // block_shards))
   arm_ids = _deal(np.arange(arms), arm_shards, -(-arms // arm_shards))
   return Layout(
     devices[:d],

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import sys
 
 from flax import linen as nn
 import jax
@@ -119,6 +120,38 @@ def make_layout(study, stage, num_blocks, devices=None):
         "folds or seeds."
       )
   return layout
+
+
+def with_fewer(study, stage, error):
+  """The study with fewer trials in memory at once, which changes no result.
+
+  Args:
+    study: `Study`.
+    stage: `Stage` that a device had no memory for.
+    error: what JAX raised.
+
+  Raises:
+    JaxRuntimeError: `error`, where it says something else.
+    UserError: one trial is too much.
+  """
+  if "RESOURCE_EXHAUSTED" not in str(error):
+    raise error
+  fewer = make_layout(study, stage, len(study.blocks)).fewer()
+  if not fewer:
+    raise UserError(
+      f"{stage.name}: a device has no memory for one trial "
+      f"({str(error).splitlines()[0]}): lower {stage.name}_training.batch_size "
+      "or data.image_size, or set engine.dtype=bfloat16; `kdjax plan` tells "
+      "what fits a TPU."
+    ) from error
+  settings = {f"engine.{name}": value for name, value in fewer.items()}
+  said = ", ".join(f"{name}={value}" for name, value in settings.items())
+  print(
+    f"{stage.name}: out of memory; going on with {said}, which changes no "
+    "result (set it to save this attempt).",
+    file=sys.stderr,
+  )
+  return study.changed(settings)
 
 
 class Programs:

@@ -56,6 +56,14 @@ class Block:
     return jax.random.fold_in(jax.random.key(self.seed), self.fold)
 
 
+def changed(config, settings):
+  """A copy of `config` with fields changed, by their dotted names."""
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.update_from_flattened_dict(settings)
+  return config.lock()
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
   """What a run needs to know; made by `make_study`.
@@ -84,6 +92,10 @@ class Study:
     parts = [self.config[x].to_dict() for x in ("teacher", "student", "grid")]
     said = repr((parts, [x.name for x in self.arms], self.dataset.fingerprint))
     return hashlib.sha256(said.encode()).hexdigest()
+
+  def changed(self, settings):
+    """The same with other values of fields, such as "engine.dtype"."""
+    return dataclasses.replace(self, config=changed(self.config, settings))
 
   def make_model(self, role, batch_axis=None):
     """The linen module of `role`, "teacher" or "student"."""
@@ -370,15 +382,13 @@ def _check_cache(study):
     x.size * x.dtype.itemsize for x in features.values()
   )
   images = max(len(fold.train) for fold in study.folds)
-  blocks = min(study.config.engine.blocks_at_once, len(study.blocks))
-  held = an_image * images * blocks
+  held = an_image * images
   there = parallel.memory(jax.local_devices()[0])
   if there and held > there:
     raise UserError(
       f"grid.view=cached would hold {held:,} bytes of the teacher's maps "
-      f"({images} images, {blocks} block(s) at once) on a device of {there:,}: "
-      "tap coarser levels in grid.pair, lower engine.blocks_at_once, or "
-      "choose strong or weak."
+      f"({images} images) on a device of {there:,}: tap coarser levels in "
+      "grid.pair, or choose strong or weak."
     )
 
 
