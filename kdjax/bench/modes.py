@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+import typing
 
 import jax
 import numpy as np
@@ -41,8 +42,7 @@ class Program:
     stage = dataclasses.replace(stages.student_stage(study), arms=tuple(arms))
     if not teacher:
       stage = dataclasses.replace(stage, teacher=None)
-    study = dataclasses.replace(study, arms=stage.arms, blocks=study.blocks[:1])
-    programs = stages.Programs(study, stage, 1, jax.local_devices()[:1])
+    programs = _programs(study, stage)
     self.trials = len(arms)
     self.cost = compiled.compile_program(programs, "train_epoch")
     block = study.blocks[0]
@@ -80,12 +80,14 @@ class Mode:
     trials: that it trains.
     runs: each trains its share for a step and returns the seconds it took.
     costs: `compiled.Cost` of each; none where another program than ours runs.
+    peak: returns the bytes that are in memory at most.
   """
 
   name: str
   trials: int
   runs: tuple
   costs: tuple
+  peak: typing.Callable[[], int]
 
   @property
   def compile_seconds(self):
@@ -93,28 +95,23 @@ class Mode:
     return sum(cost.seconds for cost in self.costs)
 
   @property
-  def peak_bytes(self):
-    """Arguments and temporaries of the largest program; 0 where not known."""
-    return max((x.held + x.working for x in self.costs), default=0)
-
-  @property
   def flops(self):
     """Operations of a step of all trials, as the compiler counts them."""
     return sum(cost.flops for cost in self.costs)
 
 
-def make_modes(study, say):
+def make_modes(study, teacher, say):
   """All of kdjax's own modes, compiled.
 
   Args:
     study: `Study` with a grid of distilling arms, both views among them.
+    teacher: what `untrained_teacher` returned.
     say: called with a line after each compilation.
 
   Returns:
     A list of `Mode`.
   """
   arms = distilling(study)
-  teacher = untrained_teacher(study)
 
   def mode(name, *groups, taught=teacher):
     programs = []
@@ -127,6 +124,8 @@ def make_modes(study, say):
       sum(program.trials for program in programs),
       tuple(program.step for program in programs),
       tuple(program.cost for program in programs),
+      # Arguments and temporaries of the largest.
+      lambda: max(x.cost.held + x.cost.working for x in programs),
     )
 
   student = next(arm for arm in study.arms if not arm.objective)
@@ -186,18 +185,22 @@ def enough(arms, size):
 
 def untrained_teacher(study):
   """Random weights in the place of a teacher's best: they cost the same."""
-  block = study.blocks[0]
-  state = _initial(study, stages.teacher_stage(study))
+  programs = _programs(study, stages.teacher_stage(study))
+  state = _initial(programs)
   return {
-    block: jax.tree.map(
+    study.blocks[0]: jax.tree.map(
       lambda x: np.asarray(x)[None],
       {"params": state.best_params, "batch_stats": state.best_batch_stats},
     )
   }
 
 
-def make_peer(study):
+def make_peer(study, teacher):
   """The distilling arms in PyTorch, from the same weights and batches.
+
+  Args:
+    study: `Study`.
+    teacher: what `untrained_teacher` returned.
 
   Returns:
     `peer.Peer`, to be entered as a context.
@@ -205,17 +208,14 @@ def make_peer(study):
   Raises:
     UserError: PyTorch is missing, or it lacks something that the study has.
   """
+  study = dataclasses.replace(study, arms=tuple(distilling(study)))
+  programs = _programs(study, stages.student_stage(study))
   block = study.blocks[0]
-  study = dataclasses.replace(
-    study, arms=tuple(distilling(study)), blocks=(block,)
-  )
-  stage = stages.student_stage(study)
-  (teacher,) = untrained_teacher(study).values()
   return peer.Peer(
-    stages.Programs(study, stage, 1, jax.local_devices()[:1]),
+    programs,
     block,
-    jax.tree.map(lambda x: x[0], teacher),
-    _initial(study, stage),
+    jax.tree.map(lambda x: x[0], teacher[block]),
+    _initial(programs),
   )
 
 
@@ -224,11 +224,17 @@ def torch_serial(study, entered):
   steps_of_arms = tuple(
     functools.partial(entered.step, arm.name) for arm in distilling(study)
   )
-  return Mode("torch_serial", len(steps_of_arms), steps_of_arms, ())
+  return Mode(
+    "torch_serial", len(steps_of_arms), steps_of_arms, (), entered.peak_bytes
+  )
 
 
-def _initial(study, stage):
+def _programs(study, stage):
+  """Those of the first block on one device."""
+  study = dataclasses.replace(study, arms=stage.arms, blocks=study.blocks[:1])
+  return stages.Programs(study, stage, 1, jax.local_devices()[:1])
+
+
+def _initial(programs):
   """The first block's fresh trial, on the host."""
-  study = dataclasses.replace(study, blocks=study.blocks[:1])
-  programs = stages.Programs(study, stage, 1, jax.local_devices()[:1])
-  return jax.device_get(programs.init(study.blocks[0].key, {}))
+  return jax.device_get(programs.init(programs.study.blocks[0].key, {}))

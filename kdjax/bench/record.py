@@ -33,7 +33,7 @@ def row(mode, seconds):
     "step_seconds_min": min(seconds),
     "step_seconds_max": max(seconds),
     "compile_seconds": mode.compile_seconds,
-    "peak_bytes": mode.peak_bytes,
+    "peak_bytes": mode.peak(),
     "flops": mode.flops,
   }
 
@@ -52,16 +52,14 @@ def table(measured):
   for x in measured.rows:
     median = x["step_seconds_median"]
     rate = x["flops"] / median / measured.best_rate
-    known = (
-      f"{x['compile_seconds']:>12.1f}{x['peak_bytes'] / 1e9:>9.2f}"
-      f"{x['flops'] / 1e9:>9.1f}{rate:>13.0%}"
-      if x["flops"]
-      else ""
-    )
+    ours = x["flops"] > 0  # PyTorch counts none, and compiles nothing.
+    compiled = f"{x['compile_seconds']:.1f}" if ours else ""
+    counted = f"{x['flops'] / 1e9:>9.1f}{rate:>13.0%}" if ours else ""
     lines.append(
       f"{x['name']:14}{x['trials']:>7}{median:>9.3f}"
       f"{x['step_seconds_min']:>8.3f}{x['step_seconds_max']:>8.3f}"
-      f"{median / x['trials']:>9.3f}{known}"
+      f"{median / x['trials']:>9.3f}{compiled:>12}"
+      f"{x['peak_bytes'] / 1e9:>9.2f}{counted}"
     )
   return "\n".join([*lines, "", *_sentences(measured)])
 

@@ -47,8 +47,12 @@ def run(study, rounds, with_torch):
   """
   with contextlib.ExitStack() as stack:
     # It refuses what it cannot train before minutes of compiling.
-    peer = stack.enter_context(modes.make_peer(study)) if with_torch else None
-    every = modes.make_modes(study, lambda x: print(x, file=sys.stderr))
+    teacher, peer = modes.untrained_teacher(study), None
+    if with_torch:
+      peer = stack.enter_context(modes.make_peer(study, teacher))
+    every = modes.make_modes(
+      study, teacher, lambda x: print(x, file=sys.stderr)
+    )
     if peer:
       every.append(modes.torch_serial(study, peer))
     seconds = [[] for _ in every]
@@ -62,11 +66,12 @@ def run(study, rounds, with_torch):
         bar.set_postfix_str(f"{mode.name} {mode.trials}")
         found.append(sum(step() for step in mode.runs))
         bar.update()
-  return Measured(
-    rows=[
+    rows = [
       record.row(mode, found[1:])
       for mode, found in zip(every, seconds, strict=True)
-    ],
+    ]
+  return Measured(
+    rows=rows,
     best_rate=max(rates),
     teacher_flops=modes.teacher_flops(study),
     views=len({arm.view for arm in modes.distilling(study)}),
