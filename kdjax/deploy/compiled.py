@@ -7,6 +7,7 @@ compiler tells their arithmetic, traffic and memory, for one device.
 import dataclasses
 import functools
 import re
+import sys
 import time
 
 import jax
@@ -98,7 +99,13 @@ def compile_stage(study, stage, devices):
     DoesNotFit: a program wants more memory than a device has.
   """
   programs = stages.Programs(study, stage, len(study.blocks), devices)
-  costs = {name: compile_program(programs, name) for name in PROGRAMS}
+  costs = {}
+  for name in PROGRAMS:
+    costs[name] = compile_program(programs, name)
+    print(
+      f"kdjax: {stage.name}'s {name} compiled in {costs[name].seconds:.0f} s.",
+      file=sys.stderr,
+    )
   wave = list(study.blocks[: programs.layout.wave])
   return StageCost(
     programs=programs,
