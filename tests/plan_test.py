@@ -1,5 +1,6 @@
 """A plan compiles what `train` runs, and finds the largest that fits."""
 
+import dataclasses
 import importlib.util
 import json
 import types
@@ -113,7 +114,11 @@ def test_the_shapes_compiled_are_those_that_training_has(tmp_path, monkeypatch):
 
 
 SLICE = topology.Slice(
-  "v5e:2x2", topology.CHIPS["v5e"], tuple(jax.devices()), 16 * GIB
+  name="v5e:2x2",
+  chip=topology.CHIPS["v5e"],
+  devices=tuple(jax.devices()),
+  host=tuple(jax.devices()),
+  memory=16 * GIB,
 )
 
 
@@ -201,15 +206,13 @@ def test_bfloat16_comes_after_trials_and_batches_last(monkeypatch):
 
 
 def test_a_host_of_many_is_planned_with_its_share(monkeypatch):
-  devices = tuple(
-    types.SimpleNamespace(process_index=i // 2, platform="tpu")
-    for i in range(8)
-  )
-  where = topology.Slice("v5e:2x4", topology.CHIPS["v5e"], devices, 16 * GIB)
+  devices = tuple(types.SimpleNamespace(process_index=i // 2) for i in range(8))
+  host = tuple(types.SimpleNamespace(platform="tpu") for _ in range(2))
+  where = dataclasses.replace(SLICE, devices=devices, host=host)
   compile_one, seen = fitting(1), set()
 
   def compile_stage(study, stage, given):
-    assert given == devices[:2]  # The first host's, of four.
+    assert given == host
     seen.add((stage.name, study.blocks))
     return compile_one(study, stage, given)
 

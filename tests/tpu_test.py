@@ -182,3 +182,25 @@ def test_the_command_prints_a_plan(tmp_path, capsys):
   assert (teacher["chips_at_work"], teacher["batch_on_a_chip"]) == (4, 1)
   assert (student["trials_on_a_chip"], student["waves"]) == (2, 1)
   assert 0 < student["hbm_bytes"] < plan_["hbm_bytes"] == 15.75 * 2**30
+
+
+def test_arms_in_groups_take_less_memory_and_are_counted_whole():
+  where = topology.make_slice("v5e:1x1")
+  config = paper.get_config("tiny")
+  config.data.image_size = 64
+  config.student_training.batch_size = 16
+  # As many steps as the compiler does not write out.
+  config.data.num_cases, config.splits.test_cases = 400, 6
+  costs = {}
+  for together in (0, 2):
+    config.engine.arms_at_once = together
+    study = plan.make_study(
+      config.copy_and_resolve_references().lock(), plan.stand_in(config)[0]
+    )
+    programs = make_programs(study, stages.student_stage(study), where)
+    assert programs.layout.together == (together or 13)
+    costs[together] = compiled.compile_program(programs, "train_epoch")
+  assert costs[2].working < 0.5 * costs[0].working
+  # The six groups of two and the arm left over, each counted once.
+  assert costs[2].flops == pytest.approx(costs[0].flops, rel=0.1)
+  assert costs[2].traffic == pytest.approx(costs[0].traffic, rel=0.5)

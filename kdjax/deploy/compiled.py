@@ -132,7 +132,9 @@ def compile_program(programs, name):
       raise
     needed, _ = topology.overflow(error)
     raise DoesNotFit(f"{programs.stage.name}'s {name}", needed) from error
-  return _per_step(programs, cost) if name == "train_epoch" else cost
+  if name == "train_epoch":
+    return _per_step(programs, cost)
+  return _of_all_arms(programs, cost) if name == "evaluate" else cost
 
 
 def _compile(program, shapes):
@@ -160,19 +162,33 @@ def _per_step(programs, epoch):
   out as often as it runs.
   """
   layout = programs.layout
-  looped = re.search(r'while\(.*shard_map/while"', epoch.text)
+  loop = r'while\(.*op_name="jit\(\w*\)(/shard_map)?/while'
+  looped = re.search(f'{loop}"', epoch.text)
   repeats = programs.steps_per_epoch if layout.scan and not looped else 1
   flops, traffic = epoch.flops / repeats, epoch.traffic / repeats
   # Arms in groups are a loop too; what is left over comes after it.
   places, together = layout.arm_ids.shape[1], layout.together
   again = layout.block_ids.shape[1] * (places // together - 1)
-  if again and re.search(r'while\(.*shard_map/while/[^"]*while"', epoch.text):
+  if again and re.search(f'{loop}/[^"]*/while"', epoch.text):
     group = _compile(
       parallel.make_arms_step(layout, programs.step), _group(programs)
     )
     flops += again * group.flops
     traffic += again * group.traffic
   return dataclasses.replace(epoch, flops=flops, traffic=traffic)
+
+
+def _of_all_arms(programs, evaluation):
+  """The `Cost` of all groups of arms, of whose loop the compiler counts one."""
+  places, together = programs.layout.arm_ids.shape[1], programs.layout.together
+  if "while(" not in evaluation.text:
+    return evaluation
+  times = places / (together + places % together)
+  return dataclasses.replace(
+    evaluation,
+    flops=times * evaluation.flops,
+    traffic=times * evaluation.traffic,
+  )
 
 
 def _group(programs):

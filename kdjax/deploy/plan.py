@@ -55,7 +55,7 @@ def make_plan(config, where):
   """
   dataset, assumed = stand_in(config)
   whole = make_study(config, dataset)
-  devices, refused = where.first_host, []
+  devices, refused = where.host, []
 
   def refuse(settings, program, needed, bound=""):
     refused.append(_refusal(settings, program, needed, bound, where))

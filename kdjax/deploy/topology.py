@@ -11,6 +11,7 @@ import re
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
+import numpy as np
 
 from kdjax.errors import UserError
 
@@ -51,23 +52,21 @@ class Slice:
     name: such as "v5e:2x4".
     chip: `Chip`.
     devices: one a chip.
+    host: the devices of one machine, which is a slice of its own to the process
+      of `kdjax train` there.
     memory: bytes of HBM that the compiler lets a device use.
   """
 
   name: str
   chip: Chip
   devices: tuple
+  host: tuple
   memory: int
 
   @property
   def hosts(self):
     """How many machines it is spread over."""
     return len({x.process_index for x in self.devices})
-
-  @property
-  def first_host(self):
-    """The devices of process 0, which trains the largest share."""
-    return tuple(x for x in self.devices if x.process_index == 0)
 
 
 def make_slice(name):
@@ -101,14 +100,18 @@ def make_slice(name):
   if set(shape) == set("1x"):  # A chip alone, on a host of its own.
     options["chips_per_host_bounds"] = (1, 1, 1)
   try:
-    topology = topologies.get_topology_desc(name, "tpu", **options)
+    devices = topologies.get_topology_desc(name, "tpu", **options).devices
   except jax.errors.JaxRuntimeError as error:
     raise UserError(
       f"--topology={name}: libtpu knows no such slice; choose a multiple of "
       f"{generation}:{unit} ({str(error).splitlines()[0]})."
     ) from error
-  devices = tuple(topology.devices)
-  return Slice(name, chip, devices, _memory(devices[0]))
+  host = [x for x in devices if x.process_index == 0]
+  if len(host) < len(devices):
+    sides = np.ptp([x.coords for x in host], axis=0)[: chip.dimensions] + 1
+    alone = f"{generation}:{'x'.join(map(str, sides))}"
+    host = topologies.get_topology_desc(alone, "tpu", **options).devices
+  return Slice(name, chip, tuple(devices), tuple(host), _memory(host[0]))
 
 
 def _stay_off_the_hardware():
