@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 import sys
 import time
 
@@ -94,12 +95,29 @@ class Checkpoint:
       "owner": self._owner,
     }
     with self._explained():
+      self._find_room(progress.states)
       self._manager.save(
         progress.step,
         args=ocp.args.Composite(
           states=ocp.args.StandardSave(progress.states),
           progress=ocp.args.JsonSave(record),
         ),
+      )
+
+  def _find_room(self, states):
+    """Refuses a disk that is full before anything is written.
+
+    Orbax finds out in the middle, and its threads then print tracebacks.
+    """
+    if files.is_bucket(self._folder):
+      return
+    # Arrays are small files and blocks of a disk larger.
+    arrays = sum(np.asarray(x).nbytes for x in jax.tree.leaves(states))
+    needed = 2 * arrays + 2**20
+    free = shutil.disk_usage(self._folder).free
+    if free < needed:
+      raise OSError(
+        f"No space left on device: it takes {needed:,} bytes, {free:,} are free"
       )
 
   def wait(self):
