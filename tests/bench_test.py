@@ -100,7 +100,7 @@ def test_a_grid_without_a_teacher_is_refused(tmp_path):
 
 def fake(name, trials, seconds, flops):
   mode = types.SimpleNamespace(
-    name=name, trials=trials, compile_seconds=1, peak_bytes=1e9, flops=flops
+    name=name, trials=trials, compile_seconds=1, peak=lambda: 1e9, flops=flops
   )
   return record.row(mode, seconds)
 
