@@ -194,29 +194,22 @@ def _of_all_arms(programs, evaluation):
 def _group(programs):
   """The shapes that `parallel.make_arms_step` takes, of one block."""
   states, trials, shared, data, batches = arguments(programs)["train_epoch"]
-  first = lambda tree, axes: jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape[axes:], x.dtype), tree
-  )
-  group = lambda tree, axes: jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      (x.shape[0], programs.layout.together, *x.shape[axes:]), x.dtype
-    ),
-    tree,
-  )
-  batch = first(batches, 3)  # From [D, T, N, ...].
+  batch = _shapes(batches, 3)  # From [D, T, N, ...].
   prepared = jax.eval_shape(
-    programs.prepare, first(shared, 2), data, batch["cases"], batch["epochs"]
+    programs.prepare, _shapes(shared, 2), data, batch["cases"], batch["epochs"]
   )
-  devices = lambda tree: jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      (len(programs.layout.devices), *x.shape), x.dtype
-    ),
-    tree,
-  )
+  devices, arms = len(programs.layout.devices), programs.layout.together
   return (
-    group(states, 3),
-    group(trials, 2),
-    *devices((batch["counts"], *prepared)),
+    _shapes(states, 3, devices, arms),
+    _shapes(trials, 2, devices, arms),
+    *_shapes((batch["counts"], *prepared), 0, devices),
+  )
+
+
+def _shapes(tree, dropped, *lead):
+  """Shapes without the first `dropped` axes, behind the axes of `lead`."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[dropped:]), x.dtype), tree
   )
 
 
@@ -228,11 +221,7 @@ def arguments(programs):
   devices, blocks = layout.block_ids.shape
   arms = layout.arm_ids.shape[1]
 
-  def spread(tree, *lead):
-    return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct((devices, *lead, *x.shape), x.dtype), tree
-    )
-
+  spread = lambda tree, *lead: _shapes(tree, 0, devices, *lead)
   key = study.blocks[0].key
   states = spread(jax.eval_shape(programs.init, key, {}), blocks, arms)
   shared = {
