@@ -147,4 +147,4 @@ def _time(seconds):
   for unit, size in (("h", 3600), ("min", 60)):
     if seconds >= 2 * size:
       return f"{seconds / size:.1f} {unit}"
-  return f"{seconds:.2g} s"
+  return f"{seconds:.3g} s"
