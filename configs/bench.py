@@ -11,6 +11,9 @@ Run:
   kdjax bench --config configs/bench.py --peer torch --workdir runs/bench
   kdjax bench --config configs/bench.py:paper --peer torch \\
     --workdir runs/bench_paper
+
+The second keeps 22 large programs, whose code takes more memory maps than Linux
+gives a process; before it: sysctl -w vm.max_map_count=262144.
 """
 
 from configs import paper
