@@ -199,6 +199,7 @@ def test_arms_in_groups_take_less_memory_and_are_counted_whole():
     assert programs.layout.together == (together or 5)
     costs.append(compiled.compile_program(programs, "train_epoch"))
   whole, grouped = costs
-  assert grouped.working < 0.8 * whole.working
+  # Little, since networks of this size are not what fills the memory.
+  assert grouped.working < 0.95 * whole.working
   # Two groups of two, one of which the compiler counts, and the arm left over.
   assert grouped.flops == pytest.approx(whole.flops, rel=0.1)
