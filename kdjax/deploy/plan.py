@@ -137,7 +137,7 @@ def trials_to_try(study, stage, devices):
     yield layout.block_ids.shape[1] * layout.together, settings
     if not (fewer := layout.fewer()):
       return
-    settings = settings | {f"engine.{k}": v for k, v in fewer.items()}
+    settings = settings | fewer
 
 
 def _first_host(study, where):

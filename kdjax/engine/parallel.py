@@ -48,14 +48,16 @@ class Layout:
     return min(self.arms_at_once or places, places)
 
   def fewer(self):
-    """How to have half as many trials in memory: fields of config.engine.
+    """How to have half as many trials in memory: fields of the config.
 
     Returns:
       {} where there is one trial left.
     """
     if (blocks := self.block_ids.shape[1]) > 1:
-      return {"blocks_at_once": blocks // 2}
-    return {"arms_at_once": self.together // 2} if self.together > 1 else {}
+      return {"engine.blocks_at_once": blocks // 2}
+    if self.together > 1:
+      return {"engine.arms_at_once": self.together // 2}
+    return {}
 
   @property
   def wave(self):

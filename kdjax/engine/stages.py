@@ -144,14 +144,13 @@ def with_fewer(study, stage, error):
       "or data.image_size, or set engine.dtype=bfloat16; `kdjax plan` tells "
       "what fits a TPU."
     ) from error
-  settings = {f"engine.{name}": value for name, value in fewer.items()}
-  said = ", ".join(f"{name}={value}" for name, value in settings.items())
+  said = ", ".join(f"{name}={value}" for name, value in fewer.items())
   print(
     f"{stage.name}: out of memory; going on with {said}, which changes no "
     "result (set it to save this attempt).",
     file=sys.stderr,
   )
-  return study.changed(settings)
+  return study.changed(fewer)
 
 
 class Programs:
