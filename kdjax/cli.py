@@ -321,11 +321,17 @@ def _table_of_training(options):
 
 
 def _keep_compilations(config):
-  """The same programs of a later run, or after a resume, compile in no time."""
+  """The same programs of a later run, or after a resume, compile in no time.
+
+  Those that call oneDNN compile anew: XLA cannot write them to a file.
+  """
+  import warnings
+
   import jax
 
   cache = pathlib.Path(config.data.cache_dir).expanduser() / "compilations"
   jax.config.update("jax_compilation_cache_dir", str(cache))
+  warnings.filterwarnings("ignore", "Error writing persistent.*bad_alloc")
 
 
 def _bench(options):

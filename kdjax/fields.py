@@ -108,7 +108,7 @@ FIELDS = {
   },
   "engine": {
     "dtype": Field("of the arithmetic: float32, bfloat16 or float64", str),
-    "lowering": Field("of convolutions: auto, unrolled or plain", str),
+    "lowering": Field("of convolutions: auto, onednn, unrolled or plain", str),
     "blocks_at_once": Field(
       "folds and seeds that train together on one device; 0 is as many as fit "
       "an accelerator, one on a CPU",

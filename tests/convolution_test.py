@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from kdjax.engine import convolution
+from kdjax.engine import onednn
+from kdjax.errors import UserError
 
 NUMBERS = jax.lax.conv_dimension_numbers(
   (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
@@ -159,7 +161,21 @@ def test_a_lowering_can_be_timed_anywhere(name):
   assert convolution._seconds(name) > 0
 
 
-def test_the_lowering_follows_the_platform():
-  assert convolution.choose("auto", "cpu") is convolution.unrolled
+@pytest.mark.parametrize(
+  "has_onednn, on_cpu",
+  [(True, convolution.with_onednn), (False, convolution.unrolled)],
+)
+def test_the_lowering_follows_the_platform(monkeypatch, has_onednn, on_cpu):
+  monkeypatch.setattr(onednn, "is_here", lambda: has_onednn)
+  assert convolution.choose("auto", "cpu") is on_cpu
   assert convolution.choose("auto", "tpu") is convolution.plain
   assert convolution.choose("plain", "cpu") is convolution.plain
+
+
+@pytest.mark.parametrize(
+  "has_onednn, platform", [(False, "cpu"), (True, "tpu")]
+)
+def test_onednn_is_refused_where_it_is_not(monkeypatch, has_onednn, platform):
+  monkeypatch.setattr(onednn, "is_here", lambda: has_onednn)
+  with pytest.raises(UserError, match="engine.lowering='onednn'.*x86-64"):
+    convolution.choose("onednn", platform)

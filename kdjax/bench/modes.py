@@ -150,8 +150,9 @@ def teacher_flops(study):
   block = {"teacher": compiled.teacher_shapes(study)}
   data = {"images": shapes(study.dataset.images)}
   cases = np.arange(stage.training.batch_size)
-  lowered = jax.jit(answer).lower(block, data, cases)
-  return lowered.compile().cost_analysis()["flops"]
+  return compiled.operations(
+    jax.jit(answer).lower(block, data, cases).compile()
+  )
 
 
 def distilling(study):

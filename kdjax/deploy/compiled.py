@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from kdjax.deploy import topology
+from kdjax.engine import onednn
 from kdjax.engine import parallel
 from kdjax.engine import stages
 from kdjax.models import folding
@@ -137,14 +138,19 @@ def compile_program(programs, name):
   return _of_all_arms(programs, cost) if name == "evaluate" else cost
 
 
+def operations(program):
+  """Operations of a call of a `jax.stages.Compiled`, oneDNN's among them."""
+  return program.cost_analysis()["flops"] + onednn.operations(program.as_text())
+
+
 def _compile(program, shapes):
   begun = time.perf_counter()
   compiled = program.lower(*shapes).compile()
   seconds = time.perf_counter() - begun
-  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  memory = compiled.memory_analysis()
   return Cost(
-    flops=cost["flops"],
-    traffic=cost["bytes accessed"],
+    flops=operations(compiled),
+    traffic=compiled.cost_analysis()["bytes accessed"],
     held=memory.argument_size_in_bytes,
     working=memory.temp_size_in_bytes
     + memory.output_size_in_bytes

@@ -6,7 +6,8 @@ still; depthwise convolutions are slower yet, odd numbers of channels take up to
 three times as long as the next round one, and a 1x1 convolution up to ten times
 as long as the matrix product that it is. TPUs run the grouped ones at full rate
 and compile them faster. So the mapped axis and the depthwise kernel are written
-out on CPU, channels are filled up there, and all is left to XLA elsewhere.
+out on CPU, and all is left to XLA elsewhere. Convolutions on CPU are those of
+oneDNN where jaxlib has them, and else XLA's own with their channels filled up.
 """
 
 import functools
@@ -16,11 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.engine import depthwise
+from kdjax.engine import onednn
+from kdjax.errors import UserError
 
 plain = jax.lax.conv_general_dilated
 
 
-def unrolled(
+def _unroll(
   lhs,
   rhs,
   window_strides,
@@ -30,17 +33,20 @@ def unrolled(
   dimension_numbers=None,
   feature_group_count=1,
   precision=None,
+  *,
+  with_onednn,
 ):
   """`lax.conv_general_dilated` that `vmap` repeats instead of grouping.
 
   Takes what `nn.Conv(conv_general_dilated=...)` passes, with the same result
   to the last bit for every row of a mapped axis as without the axis.
   Depthwise convolutions become shifted multiplies, 1x1 convolutions matrix
-  products; channels that make XLA:CPU slow are filled up with zeros, which
-  changes sums by rounding alone.
+  products. The rest is oneDNN's where it is asked for; else channels that make
+  XLA:CPU slow are filled up with zeros, which changes sums by rounding alone.
   """
   hashable = lambda x: None if x is None else tuple(x)
   convolve = _unrolled_under_vmap(
+    with_onednn,
     window_strides=tuple(window_strides),
     padding=(
       padding if isinstance(padding, str) else tuple(map(tuple, padding))
@@ -54,8 +60,12 @@ def unrolled(
   return convolve(lhs, rhs)
 
 
+unrolled = functools.partial(_unroll, with_onednn=False)
+with_onednn = functools.partial(_unroll, with_onednn=True)
+
+
 @functools.cache  # One custom_vmap per kind of convolution.
-def _unrolled_under_vmap(**statics):
+def _unrolled_under_vmap(with_onednn, **statics):
 
   def convolve(lhs, rhs):
     if _is_product(lhs, rhs, **statics):
@@ -70,6 +80,9 @@ def _unrolled_under_vmap(**statics):
       return depthwise.forward(
         lhs, rhs, statics["window_strides"], statics["padding"]
       )
+    if with_onednn and _is_onednns(lhs, rhs, **statics):
+      margins = _margins(lhs, rhs, **statics)
+      return onednn.convolve(lhs, rhs, statics["window_strides"], margins)
     if _is_thin(lhs, rhs, **statics):
       wide = convolve(_fill(lhs, 3, _IN), _fill(_fill(rhs, 2, _IN), 3, _OUT))
       return wide[..., : rhs.shape[3]]
@@ -80,19 +93,33 @@ def _unrolled_under_vmap(**statics):
       return depthwise.backward(
         lhs, rhs, cotangent, statics["window_strides"], statics["padding"]
       )
-    if _is_thin(lhs, rhs, **statics):
-      # To the image, the cotangent's channels go in and the image's come out.
-      kernel = _fill(_fill(rhs, 2, _OUT), 3, _IN)
-      (d_lhs,) = jax.linear_transpose(
-        lambda x: convolve(x, kernel), _fill(lhs, 3, _OUT)
-      )(_fill(cotangent, 3, _IN))
-      d_rhs = to_kernel(lhs, _fill(rhs, 3, _OUT), _fill(cotangent, 3, _OUT))
-      return d_lhs[..., : lhs.shape[3]], d_rhs[..., : rhs.shape[3]]
-    (d_lhs,) = jax.linear_transpose(lambda x: convolve(x, rhs), lhs)(cotangent)
-    return d_lhs, to_kernel(lhs, rhs, cotangent)
+    return to_lhs(lhs, rhs, cotangent), to_rhs(lhs, rhs, cotangent)
 
-  def to_kernel(lhs, rhs, cotangent):
-    """The kernel's cotangent, added up over pieces of the batch."""
+  def to_lhs(lhs, rhs, cotangent):
+    if with_onednn and _is_onednns_backward(lhs, rhs, **statics):
+      margins = _margins(lhs, rhs, **statics)
+      return onednn.to_images(rhs, cotangent, margins)
+    channels = lhs.shape[3:]
+    if _is_thin(lhs, rhs, **statics):
+      # The cotangent's channels go in and the image's come out.
+      lhs, rhs = _fill(lhs, 3, _OUT), _fill(_fill(rhs, 2, _OUT), 3, _IN)
+      cotangent = _fill(cotangent, 3, _IN)
+    transposed = jax.linear_transpose(lambda x: convolve(x, rhs), lhs)
+    (found,) = transposed(cotangent)
+    return found[(..., *map(slice, channels))]
+
+  def to_rhs(lhs, rhs, cotangent):
+    """Added up over pieces of the batch."""
+    if (
+      with_onednn
+      and _is_onednns_backward(lhs, rhs, **statics)
+      and onednn.fits(lhs, rhs)
+    ):
+      margins = _margins(lhs, rhs, **statics)
+      return onednn.to_kernel(lhs, rhs, cotangent, margins)
+    channels = rhs.shape[2:]
+    if _is_thin(lhs, rhs, **statics):
+      rhs, cotangent = _fill(rhs, 3, _OUT), _fill(cotangent, 3, _OUT)
     pieces = _pieces(lhs, rhs, **statics)
     parts = [
       jax.linear_transpose(functools.partial(convolve, x), rhs)(dy)[0]
@@ -100,7 +127,7 @@ def _unrolled_under_vmap(**statics):
         jnp.split(lhs, pieces), jnp.split(cotangent, pieces), strict=True
       )
     ]
-    return functools.reduce(jnp.add, parts)
+    return functools.reduce(jnp.add, parts)[(..., *map(slice, channels))]
 
   forward = _repeat_over_mapped_axis(forward)
   backward = _repeat_over_mapped_axis(backward)
@@ -136,6 +163,39 @@ def _is_product(
     and rhs.shape[:2] == statics["window_strides"] == (1, 1)
     and (isinstance(padding, str) or not any(map(any, padding)))
   )
+
+
+def _is_onednns(lhs, rhs, dimension_numbers, feature_group_count, **statics):
+  """Whether oneDNN is the quickest to convolve."""
+  return (
+    feature_group_count == 1
+    and _is_image(lhs, rhs, dimension_numbers)
+    and not _is_dilated(**statics)
+    and rhs.shape[:2] != (1, 1)
+    and onednn.is_worthwhile(lhs, rhs, statics["window_strides"])
+  )
+
+
+def _is_onednns_backward(lhs, rhs, **statics):
+  """Whether it is in the backward pass too."""
+  return (
+    _is_onednns(lhs, rhs, **statics)
+    and statics["window_strides"] == (1, 1)
+    and all(
+      max(margin) < side
+      for margin, side in zip(
+        _margins(lhs, rhs, **statics), rhs.shape[:2], strict=True
+      )
+    )
+  )
+
+
+def _margins(lhs, rhs, padding, window_strides, **_):
+  """Zeros before and behind, of the height and of the width."""
+  if not isinstance(padding, str):
+    return padding
+  sides = lhs.shape[1:3], rhs.shape[:2]
+  return tuple(jax.lax.padtype_to_pads(*sides, window_strides, padding))
 
 
 def _is_dilated(lhs_dilation, rhs_dilation, **_):
@@ -204,26 +264,37 @@ def _repeat_over_mapped_axis(function):
   return repeated
 
 
-LOWERINGS = {"plain": plain, "unrolled": unrolled}
+LOWERINGS = {"plain": plain, "unrolled": unrolled, "onednn": with_onednn}
 
 
 def choose(name="auto", platform=None):
   """The lowering called `name`.
 
   Args:
-    name: in `LOWERINGS`, or "auto": unrolled on CPU, plain on TPU, and on GPU,
-      whose libraries differ in what they do with groups, the quickest here.
+    name: in `LOWERINGS`, or "auto": on CPU unrolled, with oneDNN where jaxlib
+      has it; plain on TPU; and on GPU, whose libraries differ in what they do
+      with groups, the quickest here.
     platform: as in `jax.Device.platform`; default that of this process.
+
+  Raises:
+    UserError: "onednn" where it is not.
   """
+  platform = platform or jax.default_backend()
+  has_onednn = platform == "cpu" and onednn.is_here()
   if name == "auto":
-    platform = platform or jax.default_backend()
-    name = {"cpu": "unrolled", "tpu": "plain"}.get(platform) or _quickest()
+    on_cpu = "onednn" if has_onednn else "unrolled"
+    name = {"cpu": on_cpu, "tpu": "plain"}.get(platform) or _quickest()
+  if name == "onednn" and not has_onednn:
+    raise UserError(
+      "engine.lowering='onednn': needs a CPU, Linux on x86-64 and jaxlib "
+      f"{' or '.join(onednn.VERSIONS)}; leave it at 'auto'."
+    )
   return LOWERINGS[name]
 
 
 @functools.cache  # One choice a process, whatever asks.
 def _quickest():
-  return min(LOWERINGS, key=_seconds)
+  return min(("plain", "unrolled"), key=_seconds)
 
 
 def _seconds(name):
