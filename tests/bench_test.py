@@ -69,7 +69,9 @@ def test_a_step_trains_on(tmp_path):
   config = conftest.make_config()
   study = conftest.make_study(config, ("Student", "L_MSE"), tmp_path)
   arms = modes.distilling(study)
-  program = modes.Program(study, arms, modes.untrained_teacher(study))
+  program = modes.Program(
+    study, arms, modes.share(study, modes.untrained_teacher(study))
+  )
   before = modes.jax.device_get(program.states.optimizer)
   assert program.step() > 0
   assert not all(

@@ -30,17 +30,17 @@ class Program:
     states: theirs.
   """
 
-  def __init__(self, study, arms, teacher):
+  def __init__(self, study, arms, shared):
     """Compiles it and makes its states.
 
     Args:
       study: `Study`; its first block is trained.
       arms: the trials.
-      teacher: a teacher's best state by block, or None where arms distil
+      shared: what `share` returned; without its teacher where arms distil
         nothing.
     """
     stage = dataclasses.replace(stages.student_stage(study), arms=tuple(arms))
-    if not teacher:
+    if not shared["teacher"]:
       stage = dataclasses.replace(stage, teacher=None)
     programs = _programs(study, stage)
     self.trials = len(arms)
@@ -51,7 +51,7 @@ class Program:
     )
     self._rest = (
       programs.trials,
-      loop.share(programs, [block], teacher),
+      programs.remember([block], shared),
       programs.data,
     )
     batches = programs.batches([block], {block: 0})
@@ -112,11 +112,12 @@ def make_modes(study, teacher, say):
     A list of `Mode`.
   """
   arms = distilling(study)
+  taught = share(study, teacher)
 
-  def mode(name, *groups, taught=teacher):
+  def mode(name, *groups, shared=taught):
     programs = []
     for group in groups:
-      program = Program(study, group, taught)
+      program = Program(study, group, shared)
       say(f"{name} {len(group)}: compiled in {program.cost.seconds:.1f} s")
       programs.append(program)
     return Mode(
@@ -130,7 +131,7 @@ def make_modes(study, teacher, say):
 
   student = next(arm for arm in study.arms if not arm.objective)
   return [
-    mode("alone", [student], taught=None),
+    mode("alone", [student], shared={**taught, "teacher": {}}),
     mode("serial", *([arm] for arm in arms)),
     *(mode("fused", enough(arms, size)) for size in SIZES),
     mode("fused_cached", enough(once_asked(arms), len(arms))),
@@ -194,6 +195,17 @@ def untrained_teacher(study):
       {"params": state.best_params, "batch_stats": state.best_batch_stats},
     )
   }
+
+
+def share(study, teacher):
+  """What the first block's trials share in every program, on the device.
+
+  Args:
+    study: `Study`.
+    teacher: what `untrained_teacher` returned.
+  """
+  programs = _programs(study, stages.student_stage(study))
+  return loop.share(programs, [study.blocks[0]], teacher)
 
 
 def make_peer(study, teacher):

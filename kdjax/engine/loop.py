@@ -107,7 +107,7 @@ def _waves(programs, todo, progress):
 def _train_wave(programs, wave, saved, progress, teachers, cadence, bar):
   """Trains the blocks of a wave together, and updates their `progress`."""
   states = start_states(programs, wave, progress)
-  shared = share(programs, wave, teachers)
+  shared = programs.remember(wave, share(programs, wave, teachers))
   live = programs.layout.gather(states.live)[: len(wave)]
   resting = None  # What the arms that were compacted away ended with.
   start = bar.n
@@ -247,7 +247,7 @@ def share(programs, wave, teachers):
     shared["teacher"] = programs.layout.spread_blocks(
       _stack([_fold(programs.study, teachers[block]) for block in full])
     )
-  return programs.remember(wave, shared)
+  return shared
 
 
 def _fold(study, best):
