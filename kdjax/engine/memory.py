@@ -25,4 +25,4 @@ def keep():
   if mallopt:
     mallopt(_MMAP_MAX, 0)
     mallopt(_ARENA_MAX, 1)
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_TRIM_THRESHOLD, -1)  # Any size; a number would be 2 GiB at most.
