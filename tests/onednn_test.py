@@ -1,6 +1,8 @@
 """Convolutions of jaxlib's own oneDNN are the plain ones, quicker."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +132,35 @@ def test_its_operations_are_counted_as_xla_counts_its_own():
   text = both.lower(k).compile().as_text()
   assert onednn.operations(text) == 2 * 2 * x[..., 0].size * k.size
   assert onednn.operations(theirs.as_text()) == 0
+
+
+# A convolution of oneDNN's with the compilation cache on, as the command has it.
+CACHED = """
+import sys
+import jax, ml_collections
+from kdjax import cli
+from tests import onednn_test
+data = dict(cache_dir=sys.argv[1])
+cli._keep_compilations(ml_collections.ConfigDict(dict(data=data)))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+x, k = (operand[0] for operand in onednn_test.operands("3x3"))
+convolve = onednn_test.make("3x3", onednn_test.convolution.with_onednn)
+jax.jit(convolve)(x, k).block_until_ready()
+jax.jit(jax.numpy.sin)(x).block_until_ready()
+"""
+
+
+def test_the_compilation_cache_leaves_it_out_without_a_word(tmp_path):
+  run = subprocess.run(
+    [sys.executable, "-c", CACHED, str(tmp_path)],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert run.stderr == ""
+  kept = [file.name for file in (tmp_path / "compilations").iterdir()]
+  assert any("sin" in name for name in kept)
+  assert not any("unroll" in name for name in kept)
 
 
 @pytest.mark.slow
