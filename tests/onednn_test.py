@@ -134,7 +134,7 @@ def test_its_operations_are_counted_as_xla_counts_its_own():
   assert onednn.operations(theirs.as_text()) == 0
 
 
-# A convolution of oneDNN's with the compilation cache on, as the command has it.
+# A convolution of oneDNN's, with the compilation cache that the command has.
 CACHED = """
 import sys
 import jax, ml_collections
