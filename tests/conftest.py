@@ -10,6 +10,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from configs import paper
 from kdjax.data import pipeline
@@ -33,6 +34,18 @@ def _room_for_programs():
   if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _no_compilation_cache_left():
+  """Takes back what a command does to the process it runs in.
+
+  Programs that call oneDNN cannot be written to it: JAX warns.
+  """
+  yield
+  if jax.config.jax_compilation_cache_dir is not None:
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
 
 
 def make_dataset(cases=12, side=16):
