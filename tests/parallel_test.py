@@ -44,6 +44,30 @@ def test_every_trial_has_a_place(arms, blocks, devices, at_once):
 
 
 @pytest.mark.parametrize(
+  ("arms", "blocks", "devices", "over_blocks", "places"),
+  [
+    # Three blocks side by side on twelve chips, not one after two on sixteen.
+    (12, 3, 16, 3, 3),
+    (13, 3, 4, 3, 13),
+    (13, 3, 8, 3, 7),
+    (13, 3, 2, 1, 7),
+    (13, 1, 8, 1, 2),  # Seven chips do what eight would.
+    (13, 5, 16, 5, 5),
+    (1, 3, 2, 2, 1),
+  ],
+)
+def test_trials_go_where_the_last_is_done_soonest(
+  arms, blocks, devices, over_blocks, places
+):
+  layout = parallel.make_layout(arms, blocks, 8, devices=[Device()] * devices)
+  assert len(np.unique(layout.block_ids, axis=0)) == over_blocks
+  assert layout.arm_ids.shape[1] == places
+  # None computes only what another computes too.
+  shards = len(layout.devices) // over_blocks
+  assert (shards - 1) * places < arms
+
+
+@pytest.mark.parametrize(
   ("arms", "blocks", "devices"), [(13, 3, 1), (13, 3, 4), (5, 1, 4), (1, 1, 4)]
 )
 def test_gather_is_the_inverse_of_spread(arms, blocks, devices):

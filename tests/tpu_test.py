@@ -1,7 +1,7 @@
 """The grid compiled for TPU v5e costs little more than its students alone.
 
 36 trials at 224 x 224 in bfloat16, with the student of `paper` and a U-Net of
-31 million parameters for a teacher, on as many chips as they fit.
+31 million parameters for a teacher, on the sixteen chips of a v5e:4x4.
 """
 
 import collections
@@ -23,6 +23,7 @@ from kdjax.engine import stages
 
 pytestmark = [
   pytest.mark.slow,
+  pytest.mark.timeout(3600),  # Of the fixture: minutes, without other work.
   pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: pip install 'kdjax[plan]'",
@@ -44,11 +45,10 @@ def make_programs(study, stage, where):
 
 @dataclasses.dataclass
 class Compiled:
-  """The grid's step, what it is made of, and the seconds of its compilation."""
+  """The grid's step and what it is made of."""
 
   programs: stages.Programs
   step: compiled.Cost
-  seconds: float
   student: compiled.Cost
   teacher: dict
   regressor: float
@@ -71,13 +71,8 @@ def grid():
   baseline, *arms = study.arms
   study = dataclasses.replace(study, arms=tuple(arms))
   stage = stages.student_stage(study)
-  programs = make_programs(study, stage, where)
   assert len(arms) * len(study.blocks) == 36
-
-  # On a busy machine the processor's seconds are the better measure.
-  begun, processor = time.perf_counter(), time.process_time()
-  step = compiled.compile_program(programs, "train_epoch")
-  seconds = min(time.perf_counter() - begun, time.process_time() - processor)
+  programs, step = compile_what_fits(study, stage, where)
 
   alone = dataclasses.replace(study, blocks=study.blocks[:1])
   student = compiled.compile_program(
@@ -89,11 +84,21 @@ def grid():
   return Compiled(
     programs,
     step,
-    seconds,
     student,
     compile_teacher(study, one),
     regressor_flops(study),
   )
+
+
+def compile_what_fits(study, stage, where):
+  """The grid's programs and step, with as many arms at once as `plan` finds."""
+  for _, settings in plan.trials_to_try(study, stage, where.devices):
+    programs = make_programs(study.changed(settings), stage, where)
+    try:
+      return programs, compiled.compile_program(programs, "train_epoch")
+    except compiled.DoesNotFit:
+      pass
+  raise AssertionError("not even one trial fits")
 
 
 def compile_teacher(study, where):
@@ -104,12 +109,14 @@ def compile_teacher(study, where):
   size = study.config.student_training.batch_size
   images = jax.ShapeDtypeStruct((size, 224, 224, 3), "bfloat16")
   variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  begun = time.perf_counter()
   program = (
     jax.jit(model.apply)
     .lower(*jax.tree.map(place, (variables, images)))
     .compile()
   )
   return {
+    "seconds": time.perf_counter() - begun,
     "flops": program.cost_analysis()["flops"],
     "convolutions": convolutions(program.as_text()),
   }
@@ -128,8 +135,14 @@ def convolutions(text):
   return collections.Counter(x[1] if x else "" for x in names)
 
 
+def test_the_whole_grid_is_one_program(grid):
+  layout = grid.programs.layout
+  assert layout.wave * layout.arms == 36
+
+
 def test_the_step_costs_little_more_than_students_and_teacher(grid, capsys):
-  trials = grid.programs.layout.arm_ids.shape[1]
+  layout = grid.programs.layout
+  trials = layout.arm_ids.shape[1]
   regressing = 4 / 12  # Of the arms; a regressor is the student's own.
   ideal = (
     trials * (grid.student.flops + regressing * grid.regressor)
@@ -137,23 +150,26 @@ def test_the_step_costs_little_more_than_students_and_teacher(grid, capsys):
   )
   with capsys.disabled():
     print(
-      f"\n{trials} trials a chip: {grid.step.flops / 1e12:.3f} TFLOP a step, "
+      f"\n{trials} trials on each of {len(layout.devices)} chips, "
+      f"{layout.together} at once: {grid.step.flops / 1e12:.3f} TFLOP a step, "
       f"{grid.step.flops / ideal:.3f} of the ideal; HBM "
-      f"{(grid.step.held + grid.step.working) / 2**30:.2f} of 15.75 GiB; "
-      f"compiled in {grid.seconds:.0f} s"
+      f"{(grid.step.held + grid.step.working) / 2**30:.2f} of 15.75 GiB"
     )
   assert grid.step.flops < 1.1 * ideal
 
 
 def test_the_teacher_runs_once_for_each_view(grid):
-  # Students' convolutions are differentiated, a teacher's never.
+  # Students' convolutions are differentiated, a teacher's never; products of
+  # matrices, which move images, are convolutions to a TPU.
   teacher = {
     name: count
     for name, count in convolutions(grid.step.text).items()
-    if "jvp(" not in name
+    if "jvp(" not in name and not name.endswith("dot_general")
   }
   assert set(teacher.values()) == {2}
   assert len(teacher) == len(grid.teacher["convolutions"])
+  # In the loop over steps, not in that over arms.
+  assert {name.count("while/body") for name in teacher} == {1}
 
 
 def test_no_convolution_but_the_students_is_grouped(grid):
@@ -165,8 +181,15 @@ def test_no_convolution_but_the_students_is_grouped(grid):
   assert all("jvp(" in line for line in grouped)
 
 
-def test_it_compiles_within_three_minutes(grid):
-  assert grid.seconds < 180
+def test_it_compiles_in_the_time_of_one_student_and_one_teacher(grid, capsys):
+  student, teacher = grid.student.seconds, grid.teacher["seconds"]
+  with capsys.disabled():
+    print(
+      f"\ncompiled in {grid.step.seconds:.0f} s, a student alone in "
+      f"{student:.0f} s and a teacher in {teacher:.0f} s"
+    )
+  # Machines differ, and other work on them. 36 students would take 25 times.
+  assert grid.step.seconds < 2 * (student + teacher)
 
 
 def test_the_command_prints_a_plan(tmp_path, capsys):

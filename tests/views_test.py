@@ -91,6 +91,15 @@ def test_rotation_turns_about_the_centre():
   np.testing.assert_allclose(turned[row, column], 1.0, atol=1e-5)
 
 
+def test_a_tpu_reads_where_a_cpu_reads():
+  warp = jax.jit(jax.vmap(views.warp))
+  operands = jnp.zeros((2, 16, 16)), jnp.zeros((2, 2, 3))
+  text = warp.trace(*operands).lower(lowering_platforms=("tpu",)).as_text()
+  products = [x for x in text.splitlines() if "stablehlo.dot_general" in x]
+  # The default would multiply positions in bfloat16, off by a part of a pixel.
+  assert products and all("[HIGHEST, HIGHEST]" in x for x in products)
+
+
 def test_a_view_depends_on_its_key_alone():
   image, mask = picture()
   render = functools.partial(views.render, settings=paper.get_config().views)
