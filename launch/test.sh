@@ -1,8 +1,11 @@
 #!/bin/sh
 # Installs kdjax and runs lint, format check and all tests.
+#
+#   EXTRAS   more to install, whose tests are skipped without: plan (compiles
+#            for TPUs), peer (compares with PyTorch)
 set -eu
 cd "$(dirname "$0")/.."
-sh launch/install.sh test,pretrained,export,gcs
+sh launch/install.sh "test,pretrained,export,gcs${EXTRAS:+,$EXTRAS}"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 # A file's tests share what they train, so they stay on one worker.
