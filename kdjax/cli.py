@@ -84,7 +84,7 @@ def _parser():
   parser.add_argument("--version", action="version", version=__version__)
   commands = parser.add_subparsers(dest="command", required=True)
 
-  def command(name, run, about, config=False, workdir=False):
+  def command(name, run, about, config=False, workdir=""):
     one = commands.add_parser(
       name,
       help=about,
@@ -98,13 +98,7 @@ def _parser():
         "--config", required=True, metavar="FILE.py[:SIZE]", help="the question"
       )
     if workdir:
-      one.add_argument(
-        "--workdir",
-        required=True,
-        type=_place,
-        help="where everything is kept, a folder or gs://...; the same one "
-        "resumes",
-      )
+      one.add_argument("--workdir", required=True, type=_place, help=workdir)
     one.add_argument(
       "--verbose", action="store_true", help="show the traceback of an error"
     )
@@ -115,7 +109,8 @@ def _parser():
     _train,
     "Train the teachers and every student, and print the table.",
     config=True,
-    workdir=True,
+    workdir="where everything is kept, a folder or gs://...; the same one "
+    "resumes",
   )
   train.add_argument(
     "--processes",
@@ -160,7 +155,7 @@ def _parser():
     _bench,
     "Time the fused grid on this machine beside its trials in turn.",
     config=True,
-    workdir=True,
+    workdir="where bench.csv and its plot go, a folder or gs://...",
   )
   bench.add_argument(
     "--peer",
@@ -199,7 +194,7 @@ def _parser():
     "export",
     _export,
     "Write a trained network as ONNX or StableHLO, with a model card.",
-    workdir=True,
+    workdir="of kdjax train, a folder or gs://...",
   )
   export.add_argument(
     "--out", required=True, type=pathlib.Path, help="the file to write"
