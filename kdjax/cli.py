@@ -391,9 +391,9 @@ def _asked(workdir):
 def _plan(options):
   from kdjax import configs
   from kdjax import files
-  from kdjax.deploy import forecast
-  from kdjax.deploy import plan
-  from kdjax.deploy import topology
+  from kdjax.plan import forecast
+  from kdjax.plan import plan
+  from kdjax.plan import topology
 
   config = configs.load(options.config, options.overrides)
   planned = plan.make_plan(config, topology.make_slice(options.topology))

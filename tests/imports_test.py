@@ -12,7 +12,7 @@ configs
 data models distill
 engine
 evaluate
-report deploy
+report deploy plan
 bench
 cli
 """.strip().splitlines()

@@ -11,14 +11,14 @@ import pytest
 
 from configs import paper
 from kdjax import cli
-from kdjax.deploy import compiled
-from kdjax.deploy import forecast
-from kdjax.deploy import plan
-from kdjax.deploy import topology
 from kdjax.engine import convolution
 from kdjax.engine import loop
 from kdjax.engine import stages
 from kdjax.errors import UserError
+from kdjax.plan import compiled
+from kdjax.plan import forecast
+from kdjax.plan import plan
+from kdjax.plan import topology
 from tests import conftest
 
 GIB = 2**30

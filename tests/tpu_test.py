@@ -16,10 +16,10 @@ import pytest
 
 from configs import paper
 from kdjax import cli
-from kdjax.deploy import compiled
-from kdjax.deploy import plan
-from kdjax.deploy import topology
 from kdjax.engine import stages
+from kdjax.plan import compiled
+from kdjax.plan import plan
+from kdjax.plan import topology
 
 pytestmark = [
   pytest.mark.slow,

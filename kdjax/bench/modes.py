@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from kdjax.bench import peer
-from kdjax.deploy import compiled
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
 from kdjax.engine import loop
 from kdjax.engine import stages
 from kdjax.engine import steps
 from kdjax.errors import UserError
+from kdjax.plan import compiled
 
 # Numbers of trials in one program.
 SIZES = (1, 2, 4, 8, 12, 24, 36)

@@ -1,1 +1,1 @@
-"""Before a run and after it: the plan for a TPU, the network as one file."""
+"""After a run: a trained network as one file, and what it says of images."""

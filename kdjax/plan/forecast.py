@@ -1,6 +1,6 @@
 """What a plan means: memory, roofline times, the length of the whole grid."""
 
-from kdjax.deploy import topology
+from kdjax.plan import topology
 
 # Programs of an epoch, as a reader calls them.
 _NAMES = {

@@ -13,11 +13,11 @@ import time
 import jax
 import numpy as np
 
-from kdjax.deploy import topology
 from kdjax.engine import onednn
 from kdjax.engine import parallel
 from kdjax.engine import stages
 from kdjax.models import folding
+from kdjax.plan import topology
 
 # What the loop calls in every epoch, the likeliest not to fit first.
 PROGRAMS = ("train_epoch", "evaluate", "finish_epoch")

@@ -13,12 +13,12 @@ import sys
 import numpy as np
 
 from kdjax.data import pipeline
-from kdjax.deploy import compiled
-from kdjax.deploy import topology
 from kdjax.engine import processes
 from kdjax.engine import stages
 from kdjax.engine import study as studies
 from kdjax.errors import UserError
+from kdjax.plan import compiled
+from kdjax.plan import topology
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""A slice of TPUs without having one: what fits, how long, how much."""
