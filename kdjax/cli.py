@@ -283,7 +283,7 @@ def _table_of_training(options):
   from kdjax.deploy import latency
   from kdjax.engine import loop
   from kdjax.engine import processes
-  from kdjax.engine import study as studies
+  from kdjax.engine import studies
   from kdjax.evaluate import cases
   from kdjax.evaluate import efficiency
   from kdjax.report import build
@@ -337,7 +337,7 @@ def _bench(options):
   from kdjax.bench import record
   from kdjax.bench import run
   from kdjax.engine import memory
-  from kdjax.engine import study as studies
+  from kdjax.engine import studies
   from kdjax.report import environment
 
   if options.rounds < 1:
@@ -376,7 +376,7 @@ def _asked(workdir):
   """Config, arms and parameter counts of a trained workdir."""
   from kdjax import configs
   from kdjax.distill import trials
-  from kdjax.engine import study as studies
+  from kdjax.engine import networks
 
   config = configs.read(workdir)
   # efficiency.csv has the counts, and needs no network to be made.
@@ -384,7 +384,7 @@ def _asked(workdir):
   for name in () if stored else ("teacher", "student", "engine"):
     if name not in config:
       raise UserError(f"{workdir}/config.json is damaged (it lacks {name}).")
-  counts = {} if stored else studies.parameters(config)
+  counts = {} if stored else networks.parameters(config)
   return config, trials.make_arms(config.grid), counts
 
 
@@ -406,7 +406,7 @@ def _plan(options):
 def _data(options):
   from kdjax import configs
   from kdjax.data import pipeline
-  from kdjax.engine import study as studies
+  from kdjax.engine import studies
 
   config = configs.load(options.config, options.overrides)
   print(pipeline.describe(*studies.load_data(config)))

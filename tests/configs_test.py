@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from kdjax import configs
-from kdjax.engine import study
+from kdjax.engine import networks
 from kdjax.errors import UserError
 
 PATHS = sorted(pathlib.Path("configs").glob("[!_]*.py"))
@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch):
 def test_every_config_loads_and_its_networks_can_be_built(path, size):
   config = configs.load(f"{path}{size}")
   assert config.is_locked
-  assert study.parameters(config)["Student"] > 0
+  assert networks.parameters(config)["Student"] > 0
 
 
 def test_the_question_is_kept_and_may_be_put_in_other_words(folder):

@@ -15,7 +15,7 @@ import pytest
 from configs import paper
 from kdjax.data import pipeline
 from kdjax.data import splits
-from kdjax.engine import study as studies
+from kdjax.engine import studies
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several times quicker to compile; what is tested is not speed.

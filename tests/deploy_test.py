@@ -22,7 +22,7 @@ from kdjax.deploy import runtime
 from kdjax.deploy import trained
 from kdjax.engine import checkpoint
 from kdjax.engine import steps
-from kdjax.engine import study as studies
+from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.evaluate import efficiency
 from tests import conftest

@@ -15,7 +15,7 @@ from kdjax.engine import parallel
 from kdjax.engine import stages
 from kdjax.engine import steps
 from kdjax.engine import stopwatch
-from kdjax.engine import study as studies
+from kdjax.engine import studies
 from kdjax.errors import UserError
 from tests import conftest
 
@@ -59,8 +59,8 @@ def grid(tmp_path_factory):
   with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
     patch.setattr(parallel.jax, "local_devices", lambda: jax.devices()[:1])
     study = conftest.make_study(config, SOME, tmp_path_factory.mktemp("grid"))
-    teachers = loop.run_stage(study, stages.teacher_stage(study))
-    trained = loop.run_stage(study, stages.student_stage(study), teachers)
+    teachers = loop.run_stage(study, study.teacher_stage)
+    trained = loop.run_stage(study, study.student_stage, teachers)
     return Grid(study, teachers, named(study, trained))
 
 
@@ -77,9 +77,7 @@ class Grid:
     config.engine.update(engine)
     study = conftest.make_study(config, arms, workdir)
     with jax.enable_x64(True):
-      trained = loop.run_stage(
-        study, stages.student_stage(study), self.teachers
-      )
+      trained = loop.run_stage(study, study.student_stage, self.teachers)
     assert len(trained) == len(folds)
     for trial, state in named(study, trained).items():
       jax.tree.map(assert_close, state, self.students[trial])
@@ -187,7 +185,7 @@ def test_where_memory_runs_out_fewer_trials_go_on_and_nothing_changes(
     " going on with engine.blocks_at_once=1",
     " going on with engine.arms_at_once=2",
   ]
-  stage = stages.student_stage(grid.study)
+  stage = grid.study.student_stage
   best = {
     block: jax.tree.map(
       lambda *x: np.stack(x),
@@ -207,7 +205,7 @@ def test_where_memory_runs_out_fewer_trials_go_on_and_nothing_changes(
 def test_a_trial_that_no_device_has_memory_for_is_named(on_devices, tmp_path):
   config = conftest.make_config()
   study = conftest.make_study(config, SOME[:1], tmp_path)
-  stage = stages.student_stage(study)
+  stage = study.student_stage
   error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
   with pytest.raises(UserError, match="lower student_training.batch_size"):
     stages.with_fewer(study, stage, error)
@@ -378,8 +376,8 @@ def test_a_run_stopped_in_a_save_and_in_a_step_equals_an_undisturbed_one(
   read = lambda name: (tmp_path / name / "history.csv").read_text()
   assert read("whole") == read("resumed")
 
-  seconds = loop.device_seconds(study, stages.student_stage(study))
-  stopped = loop.device_seconds(again, stages.student_stage(again))
+  seconds = loop.device_seconds(study, study.student_stage)
+  stopped = loop.device_seconds(again, again.student_stage)
   epochs = [row["epoch"] for row in csv.DictReader(io.StringIO(read("whole")))]
   assert set(seconds) == set(whole)
   assert sum(seconds.values()) == pytest.approx(12.0 * int(epochs[-1]))

@@ -12,7 +12,6 @@ import pytest
 from kdjax.engine import convolution
 from kdjax.engine import loop
 from kdjax.engine import onednn
-from kdjax.engine import stages
 from tests import conftest
 
 pytestmark = pytest.mark.skipif(
@@ -170,12 +169,10 @@ def test_a_trial_in_the_grid_equals_the_trial_alone(monkeypatch, tmp_path):
   config.engine.lowering = "onednn"
   arms = ("Student", "HReg_KLD_WAug", "L_KLD")
   study = conftest.make_study(config, arms, tmp_path / "grid")
-  teachers = loop.run_stage(study, stages.teacher_stage(study))
-  students = loop.run_stage(study, stages.student_stage(study), teachers)
+  teachers = loop.run_stage(study, study.teacher_stage)
+  students = loop.run_stage(study, study.student_stage, teachers)
   alone = conftest.make_study(config, arms[1:2], tmp_path / "alone")
-  (student,) = loop.run_stage(
-    alone, stages.student_stage(alone), teachers
-  ).values()
+  (student,) = loop.run_stage(alone, alone.student_stage, teachers).values()
   (together,) = students.values()
   jax.tree.map(
     # Every convolution is the same to the last bit; what is between them is

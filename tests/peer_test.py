@@ -14,7 +14,7 @@ from configs import bench
 from kdjax.bench import peer
 from kdjax.distill import trials
 from kdjax.engine import stages
-from kdjax.engine import study as studies
+from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.models import folding
 from tests import conftest
@@ -63,7 +63,7 @@ class Start:
     study = studies.make_study(
       config.lock(), workdir, conftest.make_dataset(cases=24, side=32)
     )
-    stage = stages.student_stage(study)
+    stage = study.student_stage
     self.programs = stages.Programs(study, stage, 1, jax.devices()[:1])
     (self.block,) = study.blocks
     self.teacher = randomise(

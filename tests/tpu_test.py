@@ -71,7 +71,7 @@ def grid():
   study = plan.make_study(config.lock(), plan.stand_in(config)[0])
   baseline, *arms = study.arms
   study = dataclasses.replace(study, arms=tuple(arms))
-  stage = stages.student_stage(study)
+  stage = study.student_stage
   assert len(arms) * len(study.blocks) == 36
   begun, processor = time.perf_counter(), time.process_time()
   programs, step = compile_what_fits(study, stage, where)
@@ -231,7 +231,7 @@ def test_arms_in_groups_take_less_memory_and_are_counted_whole():
   for together in (0, 2):
     config.engine.arms_at_once = together
     study = plan.make_study(config, plan.stand_in(config)[0])
-    programs = make_programs(study, stages.student_stage(study), where)
+    programs = make_programs(study, study.student_stage, where)
     assert programs.layout.together == (together or 5)
     costs.append(compiled.compile_program(programs, "train_epoch"))
   whole, grouped = costs

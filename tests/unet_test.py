@@ -9,7 +9,7 @@ import pytest
 from configs import paper
 from kdjax import configs
 from kdjax.distill import taps
-from kdjax.engine import study
+from kdjax.engine import networks
 from kdjax.models import unet
 
 
@@ -19,7 +19,7 @@ def shapes(model, side=32):
 
 
 def test_the_papers_student_has_0_82_million_parameters():
-  count = study.parameters(paper.get_config())
+  count = networks.parameters(paper.get_config())
   assert count["Student"] == 821_158
   assert 100 <= count["Teacher"] / count["Student"] <= 105
 
@@ -104,5 +104,5 @@ def test_parameters_and_logits_stay_float32(dtype):
 def test_the_papers_networks_fit_its_images():
   config = configs.load("configs/paper.py")
   for role in ("student", "teacher"):
-    model = study.make_model(config[role], config.engine, role)
+    model = networks.make_model(config[role], config.engine, role)
     assert config.data.image_size % model.stride == 0

@@ -39,7 +39,7 @@ class Program:
       shared: what `share` returned; without its teacher where arms distil
         nothing.
     """
-    stage = dataclasses.replace(stages.student_stage(study), arms=tuple(arms))
+    stage = dataclasses.replace(study.student_stage, arms=tuple(arms))
     if not shared["teacher"]:
       stage = dataclasses.replace(stage, teacher=None)
     programs = _programs(study, stage)
@@ -140,7 +140,7 @@ def make_modes(study, teacher, say):
 
 def teacher_flops(study):
   """Operations of one answer of the teacher to a batch, by itself."""
-  stage = stages.student_stage(study)
+  stage = study.student_stage
   answer = functools.partial(
     steps.answer,
     teacher=stage.teacher,
@@ -187,7 +187,7 @@ def enough(arms, size):
 
 def untrained_teacher(study):
   """Random weights in the place of a teacher's best: they cost the same."""
-  programs = _programs(study, stages.teacher_stage(study))
+  programs = _programs(study, study.teacher_stage)
   state = _initial(programs)
   return {
     study.blocks[0]: jax.tree.map(
@@ -204,7 +204,7 @@ def share(study, teacher):
     study: `Study`.
     teacher: what `untrained_teacher` returned.
   """
-  programs = _programs(study, stages.student_stage(study))
+  programs = _programs(study, study.student_stage)
   return loop.share(programs, [study.blocks[0]], teacher)
 
 
@@ -222,7 +222,7 @@ def make_peer(study, teacher):
     UserError: PyTorch is missing, or it lacks something that the study has.
   """
   study = dataclasses.replace(study, arms=tuple(distilling(study)))
-  programs = _programs(study, stages.student_stage(study))
+  programs = _programs(study, study.student_stage)
   block = study.blocks[0]
   return peer.Peer(
     programs,

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from kdjax.distill import trials
+from kdjax.engine import networks
 from kdjax.engine import stages
-from kdjax.engine import study as studies
 from kdjax.errors import UserError
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "tests/peers/torch_serial.py"
@@ -213,7 +213,7 @@ def _spec(study, role):
   attributes = {
     field.name: getattr(model, field.name)
     for field in dataclasses.fields(model)
-    if field.name not in (*studies.NOT_CONFIGURED, "weights")
+    if field.name not in (*networks.NOT_CONFIGURED, "weights")
   }
   return {"name": type(model).__name__, **attributes}
 

@@ -12,7 +12,7 @@ import onnx
 from kdjax import files
 from kdjax.data import images
 from kdjax.deploy import runtime
-from kdjax.engine import study as studies
+from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.evaluate import intervals
 from kdjax.evaluate import metrics

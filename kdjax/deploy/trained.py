@@ -16,8 +16,9 @@ from kdjax import configs
 from kdjax.data import views
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
+from kdjax.engine import networks
 from kdjax.engine import steps
-from kdjax.engine import study as studies
+from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.models import folding
 
@@ -85,7 +86,7 @@ def make_model(config, role):
   """The network of "teacher" or "student", to run on any machine alone."""
   engine = ml_collections.ConfigDict(config.engine.to_dict())
   engine.update(lowering="plain", dtype="float32")
-  return studies.make_model(config[role], engine, role)
+  return networks.make_model(config[role], engine, role)
 
 
 def load(workdir, arm="best", fold=None, seed=None):

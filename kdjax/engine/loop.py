@@ -42,8 +42,8 @@ def train(study):
     `(teachers, students)`, each a dict from block to `{"params",
     "batch_stats"}` with leaves `[G, ...]`: the best epoch's.
   """
-  teachers = run_stage(study, stages.teacher_stage(study))
-  students = run_stage(study, stages.student_stage(study), teachers)
+  teachers = run_stage(study, study.teacher_stage)
+  students = run_stage(study, study.student_stage, teachers)
   return teachers, students
 
 

@@ -86,7 +86,7 @@ def take(study, share):
       f"nothing to train, as folds x seeds makes {len(study.blocks)} blocks",
     )
   mine = dataclasses.replace(study, blocks=blocks, first=share.first)
-  for stage in (stages.teacher_stage(study), stages.student_stage(study)):
+  for stage in (study.teacher_stage, study.student_stage):
     if blocks and share.count > 1:
       stages.make_layout(mine, stage, len(blocks))
   return mine

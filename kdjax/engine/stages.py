@@ -36,32 +36,6 @@ class Stage:
   teacher: nn.Module | None
 
 
-def teacher_stage(study):
-  """Teachers: a grid whose only arm distils nothing."""
-  training = study.config.teacher_training
-  arm = trials.Arm(
-    name="Teacher",
-    reference="Teacher",
-    objective=None,
-    view=trials.VIEWS[0],
-    alpha=0.0,
-    temperature=1.0,
-    learning_rate=training.learning_rate,
-    weight_decay=training.weight_decay,
-  )
-  return Stage("teacher", (arm,), training, None)
-
-
-def student_stage(study):
-  """Students: the grid of the config, taught by the teachers."""
-  return Stage(
-    "student",
-    study.arms,
-    study.config.student_training,
-    study.make_model("teacher").clone(folded=True),
-  )
-
-
 def stream(train, block, step, steps, batch_size):
   """The cases of `steps` batches after `step` of them, shuffled anew each pass.
 

@@ -6,7 +6,6 @@ import sys
 
 from kdjax import files
 from kdjax.engine import loop
-from kdjax.engine import stages
 from kdjax.evaluate import metrics
 from kdjax.evaluate import predictions
 
@@ -40,8 +39,8 @@ def write(study, teachers, students):
   print("test: every fold's test cases by every model.", file=sys.stderr)
   rows, margins = [], []
   for stage, best in (
-    (stages.teacher_stage(study), teachers),
-    (stages.student_stage(study), students),
+    (study.teacher_stage, teachers),
+    (study.student_stage, students),
   ):
     for block, of_block in loop.predict(study, stage, best):
       for arm, of_arm in zip(stage.arms, of_block, strict=True):

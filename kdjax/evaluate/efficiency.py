@@ -17,7 +17,6 @@ import numpy as np
 
 from kdjax import files
 from kdjax.engine import loop
-from kdjax.engine import stages
 
 COLUMNS = (
   "model",
@@ -55,8 +54,8 @@ def write(study, deployed=lambda study, role: {}):
   rows = [
     {"model": model, **cost, "device_seconds": _known(seconds)}
     for cost, stage in (
-      (teacher, stages.teacher_stage(study)),
-      (student, stages.student_stage(study)),
+      (teacher, study.teacher_stage),
+      (student, study.student_stage),
     )
     for model, seconds in _training(study, stage).items()
   ]

@@ -15,7 +15,7 @@ import numpy as np
 from kdjax.data import pipeline
 from kdjax.engine import processes
 from kdjax.engine import stages
-from kdjax.engine import study as studies
+from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.plan import compiled
 from kdjax.plan import topology
@@ -61,10 +61,10 @@ def make_plan(config, where):
     refused.append(_refusal(settings, program, needed, bound, where))
     print(f"kdjax: {refused[-1]}", file=sys.stderr)
 
-  def fit(make_stage, changed):
+  def fit(name, changed):
     """A stage's `(StageCost, settings)` with most trials in memory, or None."""
     study = _first_host(whole.changed(changed), where)
-    stage = make_stage(study)
+    stage = getattr(study, name)
     program, least = "", 0.0  # What did not fit, and its bytes for a trial.
     for trials, engine in trials_to_try(study, stage, devices):
       settings = {**changed, **engine}
@@ -86,9 +86,9 @@ def make_plan(config, where):
     return None
 
   for changed in studies_to_try(config, len(devices)):
-    if not (teacher := fit(stages.teacher_stage, changed)):
+    if not (teacher := fit("teacher_stage", changed)):
       continue
-    if not (student := fit(stages.student_stage, changed)):
+    if not (student := fit("student_stage", changed)):
       continue
     (teacher, most), (student, engine) = teacher, student
     # One value for both stages, though `train` finds one for each.

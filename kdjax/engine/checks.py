@@ -1,0 +1,141 @@
+"""What is refused before anything is compiled, with the field at fault."""
+
+import jax
+
+from kdjax.distill import sense
+from kdjax.distill import taps
+from kdjax.distill import trials
+from kdjax.engine import convolution
+from kdjax.engine import networks
+from kdjax.engine import parallel
+from kdjax.errors import UserError
+
+
+def check_engine(engine):
+  """Refuses a lowering or type of numbers that is not there."""
+  if engine.lowering not in ("auto", *convolution.LOWERINGS):
+    raise UserError(
+      f"engine.lowering={engine.lowering!r}: choose from auto, "
+      f"{', '.join(convolution.LOWERINGS)}."
+    )
+  if engine.dtype not in ("float32", "bfloat16", "float64"):
+    raise UserError(
+      f"engine.dtype={engine.dtype!r}: choose from float32, bfloat16, float64."
+    )
+  if engine.dtype == "float64" and not jax.config.jax_enable_x64:
+    raise UserError("engine.dtype=float64 needs JAX_ENABLE_X64=1 set.")
+
+
+def check_training(config, cases):
+  """Refuses batches larger than the data set."""
+  for role in ("teacher_training", "student_training"):
+    if (size := config[role].batch_size) > cases:
+      raise UserError(
+        f"{role}.batch_size={size} is more than the data set's {cases} cases."
+      )
+
+
+def check_models(study):
+  """Refuses networks that cannot be, be held, or be distilled as asked."""
+  config = study.config
+  for role in ("teacher", "student"):
+    model = study.make_model(role)
+    if model.num_classes != 2:
+      raise UserError(
+        f"{role}.num_classes={model.num_classes}: lesion and background are 2."
+      )
+    if model.in_channels not in (1, 3):
+      raise UserError(
+        f"{role}.in_channels={model.in_channels}: images have 1 or 3 channels."
+      )
+    if config.data.image_size % model.stride:
+      raise UserError(
+        f"data.image_size={config.data.image_size} is not a multiple of "
+        f"{model.stride}, which {role} needs."
+      )
+    try:
+      variables = networks.shapes(model, study.blank(role))
+    # Tracing raises whatever a network that cannot be provokes.
+    except Exception as error:
+      raise UserError(f"{role} makes no network: {error}") from error
+    study.load_weights(role)
+    side = ("student", "teacher").index(role)
+    for tap in trials.taps(trials.objectives(study.arms), side):
+      try:
+        networks.features(model, study.blank(role), (tap,))
+      except ValueError as error:
+        raise UserError(
+          f"grid.pair: the {role} has no level {tap!r}; it has "
+          f"{', '.join(taps.levels(variables))}."
+        ) from error
+  _check_objectives(study)
+  _check_cache(study)
+  for role in ("teacher", "student"):
+    _check_memory(study, role)
+
+
+def _check_memory(study, role):
+  """Refuses a network whose trials no device could hold."""
+  arms = len(study.arms) if role == "student" else 1
+  variables = networks.shapes(study.make_model(role), study.blank(role))
+  # Parameters, Adam's two moments, and the best epoch's parameters.
+  held = 4 * arms * sum(x.size * 4 for x in jax.tree.leaves(variables))
+  there = parallel.memory(jax.local_devices()[0])
+  devices = jax.local_device_count()
+  if there and held > there * devices:
+    raise UserError(
+      f"{role}: its {arms} trial(s) of a block would hold {held:,} bytes on "
+      f"{devices} device(s) of {there:,}: make it smaller."
+    )
+
+
+def _check_cache(study):
+  """Refuses a cache of the teacher's maps that no device could hold."""
+  if "cached" not in trials.views(study.arms):
+    return
+  model = study.make_model("teacher")
+  side = study.config.data.image_size
+  features = networks.features(
+    model,
+    study.blank("teacher"),
+    trials.taps(trials.objectives(study.arms), 1),
+  )
+  an_image = 4 * side**2 * model.num_classes + sum(
+    x.size * x.dtype.itemsize for x in features.values()
+  )
+  images = max(len(fold.train) for fold in study.folds)
+  held = an_image * images
+  there = parallel.memory(jax.local_devices()[0])
+  if there and held > there:
+    raise UserError(
+      f"grid.view=cached would hold {held:,} bytes of the teacher's maps "
+      f"({images} images) on a device of {there:,}: tap coarser levels in "
+      "grid.pair, or choose strong or weak."
+    )
+
+
+def _check_objectives(study):
+  """Refuses what would train and distil nothing."""
+  objectives = trials.objectives(study.arms)
+  side = study.config.data.image_size
+  shapes = []
+  for i, role in enumerate(("student", "teacher")):
+    model = study.make_model(role)
+    features = networks.features(
+      model, study.blank(role), trials.taps(objectives, i)
+    )
+    shapes.append({tap: x.shape[1:] for tap, x in features.items()})
+    shapes[i][None] = (side, side, model.num_classes)
+  for objective in objectives:
+    for ours, theirs, _ in objective.pairs or ((None, None, 1.0),):
+      if reason := sense.objection(
+        objective,
+        shapes[0][ours],
+        shapes[1][theirs],
+        study.config.student_training.batch_size,
+      ):
+        at = f" at {ours}-{theirs}" if ours else ""
+        raise UserError(
+          f"grid: {objective.pathway}_{objective.loss}{at} would distil "
+          f"nothing: {reason}."
+        )

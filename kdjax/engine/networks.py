@@ -1,0 +1,97 @@
+"""Networks as a config describes them, and their shapes without computing."""
+
+import dataclasses
+import typing
+
+import jax
+import jax.numpy as jnp
+
+from kdjax import fields
+from kdjax import models
+from kdjax.distill import taps
+from kdjax.distill import trials
+from kdjax.engine import convolution
+from kdjax.errors import UserError
+
+# Fields of a model that no config gives.
+NOT_CONFIGURED = (
+  "parent",
+  "name",
+  "convolution",
+  "norm_axis",
+  "dtype",
+  "folded",
+)
+
+
+def make_model(spec, engine, role, batch_axis=None):
+  """The linen module that `spec` (name and attributes) describes.
+
+  Raises:
+    UserError: an unknown model or attribute, or one that makes no network.
+  """
+  attributes = spec.to_dict()
+  name = attributes.pop("name", None)
+  if name not in models.MODELS:
+    raise UserError(
+      f"{role}.name={name!r} is not a model: choose from "
+      f"{', '.join(models.MODELS)}."
+    )
+  known = {
+    field.name: _attribute(field.type)
+    for field in dataclasses.fields(models.MODELS[name])
+    if field.name not in NOT_CONFIGURED
+  }
+  for attribute, value in attributes.items():
+    if attribute not in known:
+      raise UserError(
+        f"{role}.{attribute} is not an attribute of {name}: it has "
+        f"{', '.join(known)}."
+      )
+    fields.check(value, known[attribute], f"{role}.{attribute}")
+  return models.MODELS[name](
+    **attributes,
+    convolution=convolution.choose(engine.lowering),
+    norm_axis=batch_axis,
+    dtype=jnp.dtype(engine.dtype),
+  )
+
+
+def _attribute(kind):
+  """The `Field` of a model's attribute of type `kind`; numbers are counts."""
+  if many := typing.get_origin(kind) is tuple:
+    kind = typing.get_args(kind)[0]
+  limits = (1, 2**16) if kind is int else ()
+  return fields.Field("", kind, *limits)._replace(many=many)
+
+
+def parameters(config):
+  """Number of trained parameters by row of the table, regressors left out."""
+  count = {}
+  for role in ("teacher", "student"):
+    model = make_model(config[role], config.engine, role)
+    variables = shapes(model, blank(model, config))
+    count[role] = sum(x.size for x in jax.tree.leaves(variables["params"]))
+  students = {
+    arm.name: count["student"] for arm in trials.make_arms(config.grid)
+  }
+  return {"Teacher": count["teacher"], **students}
+
+
+def blank(model, config):
+  """Zeros in the shape of one image, `[1, S, S, C]`."""
+  side = config.data.image_size
+  return jnp.zeros((1, side, side, model.in_channels))
+
+
+def shapes(model, images):
+  """The shapes of a network's variables."""
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+
+
+def features(model, images, wanted):
+  """The shapes of what a network has at the taps `wanted`, by tap."""
+  variables = shapes(model, images)
+  return jax.eval_shape(
+    lambda v, x: taps.apply(model, v, x, taps=wanted)[1], variables, images
+  )

@@ -1,0 +1,250 @@
+"""A config resolved and checked: data, folds, blocks, arms and stages."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from kdjax import files
+from kdjax.data import pipeline
+from kdjax.data import splits
+from kdjax.data import views
+from kdjax.distill import pathways
+from kdjax.distill import trials
+from kdjax.engine import checks
+from kdjax.engine import convolution
+from kdjax.engine import networks
+from kdjax.engine import stages
+from kdjax.errors import UserError
+from kdjax.models import pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """The trials that see the same batches: one fold, one seed."""
+
+  fold: int
+  seed: int
+
+  @property
+  def name(self):
+    """Such as "fold0-seed1"."""
+    return f"fold{self.fold}-seed{self.seed}"
+
+  @property
+  def key(self):
+    """Random key of everything that the block's trials share."""
+    return jax.random.fold_in(jax.random.key(self.seed), self.fold)
+
+
+def changed(config, settings):
+  """A copy of `config` with fields changed, by their dotted names."""
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.update_from_flattened_dict(settings)
+  return config.lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """What a run needs to know; made by `make_study`.
+
+  Attributes:
+    config: locked `ConfigDict`.
+    workdir: where everything is written.
+    dataset: `pipeline.Dataset`.
+    folds: all folds of the data set, run or not.
+    blocks: the blocks to run.
+    arms: of the student stage, Students first.
+    first: whether this process writes what several share.
+  """
+
+  config: ml_collections.ConfigDict
+  workdir: epath.Path
+  dataset: pipeline.Dataset
+  folds: tuple
+  blocks: tuple[Block, ...]
+  arms: tuple[trials.Arm, ...]
+  first: bool = True
+
+  @functools.cached_property
+  def identity(self):
+    """A sha256 in hex of what decides a trial's numbers: networks and data."""
+    parts = [self.config[x].to_dict() for x in ("teacher", "student", "grid")]
+    said = repr((parts, [x.name for x in self.arms], self.dataset.fingerprint))
+    return hashlib.sha256(said.encode()).hexdigest()
+
+  @property
+  def teacher_stage(self):
+    """Teachers: a grid whose only arm distils nothing."""
+    training = self.config.teacher_training
+    arm = trials.Arm(
+      name="Teacher",
+      reference="Teacher",
+      objective=None,
+      view=trials.VIEWS[0],
+      alpha=0.0,
+      temperature=1.0,
+      learning_rate=training.learning_rate,
+      weight_decay=training.weight_decay,
+    )
+    return stages.Stage("teacher", (arm,), training, None)
+
+  @property
+  def student_stage(self):
+    """Students: the grid of the config, taught by the teachers."""
+    return stages.Stage(
+      "student",
+      self.arms,
+      self.config.student_training,
+      self.make_model("teacher").clone(folded=True),
+    )
+
+  def changed(self, settings):
+    """The same with other values of fields, such as "engine.dtype"."""
+    return dataclasses.replace(self, config=changed(self.config, settings))
+
+  def make_model(self, role, batch_axis=None):
+    """The linen module of `role`, "teacher" or "student"."""
+    return networks.make_model(
+      self.config[role], self.config.engine, role, batch_axis=batch_axis
+    )
+
+  def make_normalise(self, role):
+    """From views in [0, 1] to the input of `role`'s network."""
+    model = self.make_model(role)
+    return functools.partial(
+      views.normalise,
+      channels=model.in_channels,
+      statistics=model.normalisation,
+    )
+
+  def load_weights(self, role):
+    """What `role` starts from instead of random weights, see `pretrained`."""
+    return pretrained.load(self.make_model(role))
+
+  def blank(self, role):
+    """Zeros in the shape of one image of `role`, `[1, S, S, C]`."""
+    return networks.blank(self.make_model(role), self.config)
+
+  def make_regressors(self):
+    """The regressors that the grid's objectives need, by pair of taps."""
+    pairs = dict.fromkeys(
+      pair[:2]
+      for x in trials.objectives(self.arms)
+      if x.pathway == "HReg"
+      for pair in x.pairs
+    )
+    teacher = self.make_model("teacher")
+    wanted = tuple({pair[1] for pair in pairs})
+    widths = {
+      tap: feature.shape[-1]
+      for tap, feature in networks.features(
+        teacher, self.blank("teacher"), wanted
+      ).items()
+    }
+    return {
+      pair: pathways.Regressor(
+        widths[pair[1]],
+        convolution.choose(self.config.engine.lowering),
+        jnp.dtype(self.config.engine.dtype),
+      )
+      for pair in pairs
+    }
+
+
+def load_data(config):
+  """The data set of `config` and all its folds."""
+  dataset = pipeline.load(config.data)
+  return dataset, splits.make_folds(dataset, config.splits)
+
+
+def make_study(config, workdir, dataset=None):
+  """Loads the data and checks everything that can be checked before compiling.
+
+  Args:
+    config: `ConfigDict`.
+    workdir: where everything is written.
+    dataset: `pipeline.Dataset` to take instead of the config's.
+
+  Raises:
+    UserError: names the field, file or case at fault.
+  """
+  checks.check_engine(config.engine)
+  for role in ("teacher", "student"):
+    networks.make_model(config[role], config.engine, role)
+  arms = trials.make_arms(config.grid)
+  dataset = dataset or pipeline.load(config.data)
+  checks.check_training(config, len(dataset.cases))
+  folds = splits.make_folds(dataset, config.splits)
+  for fold in config.folds:
+    if not 0 <= fold < len(folds):
+      raise UserError(
+        f"folds={fold} is not there: {config.splits.kind} made folds 0 to "
+        f"{len(folds) - 1}."
+      )
+  blocks = tuple(
+    Block(fold, seed) for seed in config.seeds for fold in config.folds
+  )
+  if not blocks:
+    raise UserError("folds or seeds is empty: there is nothing to train.")
+  if len(set(blocks)) < len(blocks):
+    raise UserError("folds or seeds has a number twice: give each once.")
+  study = Study(config, epath.Path(workdir), dataset, folds, blocks, arms)
+  checks.check_models(study)
+  for stage in (study.teacher_stage, study.student_stage):
+    stages.make_layout(study, stage, len(blocks))
+  return study
+
+
+def claim_data(study):
+  """Writes `data.json`, or compares the data set with the one there.
+
+  Raises:
+    UserError: the workdir was begun with other data; names the cases.
+  """
+  path = study.workdir / "data.json"
+  dataset = study.dataset
+  record = {
+    "name": dataset.name,
+    "version": dataset.version,
+    "fingerprint": dataset.fingerprint,
+    "folds": [splits.fold_record(dataset, fold) for fold in study.folds],
+    "cases": dict(zip(dataset.cases, dataset.digests, strict=False)),
+  }
+  if not path.exists():
+    files.write_text(path, json.dumps(record, indent=2) + "\n")
+    return
+  old = files.read_json(path)
+  if old == record:
+    return
+  differing = [
+    _changes(old.get(name), record[name]) if name == "cases" else name
+    for name in record
+    if old.get(name) != record[name]
+  ]
+  raise UserError(
+    f"{path}: the data set changed since this workdir was begun "
+    f"({', '.join(differing)}): restore it, or choose another --workdir."
+  )
+
+
+def _changes(old, new):
+  """Which cases differ, in words."""
+  old = old if isinstance(old, dict) else {}
+  groups = {
+    "new": [x for x in new if x not in old],
+    "gone": [x for x in old if x not in new],
+    "altered": [x for x in new if x in old and old[x] != new[x]],
+  }
+  return "; ".join(
+    f"{len(cases)} {what}: {', '.join(cases[:5])}"
+    + (", ..." if len(cases) > 5 else "")
+    for what, cases in groups.items()
+    if cases
+  )
