@@ -11,9 +11,9 @@ import numpy as np
 from kdjax.bench import peer
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
-from kdjax.engine import loop
 from kdjax.engine import stages
 from kdjax.engine import steps
+from kdjax.engine import waves
 from kdjax.errors import UserError
 from kdjax.plan import compiled
 
@@ -46,7 +46,7 @@ class Program:
     self.trials = len(arms)
     self.cost = compiled.compile_program(programs, "train_epoch")
     block = study.blocks[0]
-    self.states = loop.start_states(
+    self.states = waves.start_states(
       programs, [block], {block: checkpoint.Progress()}
     )
     self._rest = (
@@ -205,7 +205,7 @@ def share(study, teacher):
     teacher: what `untrained_teacher` returned.
   """
   programs = _programs(study, study.student_stage)
-  return loop.share(programs, [study.blocks[0]], teacher)
+  return waves.share(programs, [study.blocks[0]], teacher)
 
 
 def make_peer(study, teacher):

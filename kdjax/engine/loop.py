@@ -5,7 +5,6 @@ Teachers and students are trained by this one loop, as two stages.
 
 import contextlib
 import csv
-import functools
 import io
 import itertools
 import math
@@ -21,8 +20,7 @@ from kdjax.engine import checkpoint
 from kdjax.engine import interruption
 from kdjax.engine import scalars
 from kdjax.engine import stages
-from kdjax.engine import stopwatch
-from kdjax.models import folding
+from kdjax.engine import waves
 
 HISTORY = (
   "stage",
@@ -78,11 +76,18 @@ def _train_blocks(study, stage, teachers):
     todo = [block for block in study.blocks if not progress[block].finished]
     if todo:
       programs = stages.Programs(study, stage, len(todo))
-      waves = _waves(programs, todo, progress)
+      rounds = _rounds(programs, todo, progress)
       cadence = checkpoint.Cadence(study.config.engine)
-      with _bar(programs, stage, waves) as bar:
-        for wave in waves:
-          _train_wave(programs, wave, saved, progress, teachers, cadence, bar)
+      with _bar(programs, stage, rounds) as bar:
+        for blocks in rounds:
+          # No name holds a wave's states while the next one's are made.
+          _train_wave(
+            waves.Wave(programs, blocks, progress, teachers),
+            saved,
+            progress,
+            cadence,
+            bar,
+          )
       print(f"{stage.name}: {cadence}.", file=sys.stderr)
   return {
     block: {
@@ -93,182 +98,77 @@ def _train_blocks(study, stage, teachers):
   }
 
 
-def _waves(programs, todo, progress):
-  """`todo` in waves, each of blocks that are equally far in their epoch."""
+def _rounds(programs, todo, progress):
+  """`todo` wave by wave, each of blocks that are equally far in their epoch."""
   place = lambda block: progress[block].step % programs.steps_per_epoch
   size = programs.layout.wave
-  waves = []
+  rounds = []
   for _, group in itertools.groupby(sorted(todo, key=place), place):
     group = list(group)
-    waves += [group[i : i + size] for i in range(0, len(group), size)]
-  return waves
+    rounds += [group[i : i + size] for i in range(0, len(group), size)]
+  return rounds
 
 
-def _train_wave(programs, wave, saved, progress, teachers, cadence, bar):
-  """Trains the blocks of a wave together, and updates their `progress`."""
-  states = start_states(programs, wave, progress)
-  shared = programs.remember(wave, share(programs, wave, teachers))
-  live = programs.layout.gather(states.live)[: len(wave)]
-  resting = None  # What the arms that were compacted away ended with.
-  start = bar.n
-  while live.any():
-    compacted = programs.compact(live)
-    if compacted is not programs:
-      resting = programs.layout.gather(states, resting)
-      states = compacted.layout.spread(resting)
-      programs = compacted
+def _train_wave(wave, saved, progress, cadence, bar):
+  """Trains a wave to its end or a signal; writes its blocks' `progress`."""
+  start, name = bar.n, wave.blocks[0].name
+  while wave.live.any():
+    if wave.compact():
       bar.write(
-        f"{wave[0].name}: {live.any(axis=0).sum()} arms go on in a smaller "
+        f"{name}: {wave.live.any(axis=0).sum()} arms go on in a smaller "
         "program, to be compiled.",
         file=sys.stderr,
       )
-    watch = stopwatch.Stopwatch()
-    states = _train_epoch(programs, wave, states, shared, progress)
-    whole = progress[wave[0]].step % programs.steps_per_epoch == 0
-    if whole:
-      states, measured = _finish_epoch(programs, wave, states, progress)
-    took = watch.stop() * len(programs.layout.devices) / live.sum()
-    for block in wave:
-      progress[block].seconds += float(took)
-    if whole:
-      _record(programs, wave, measured, live, progress)
-      live = measured["live"][: len(wave)]
-      bar.set_postfix_str(f"{wave[0].name}, {live.sum()} live", refresh=False)
+    epoch = wave.train_epoch()
+    _record(wave, epoch, progress)
+    if epoch.measured:
+      bar.set_postfix_str(f"{name}, {wave.live.sum()} live", refresh=False)
       bar.update()
     stopping = interruption.hold()
-    if cadence.due() or stopping or not live.any():
+    if cadence.due() or stopping or not wave.live.any():
       with cadence.saving():
-        gathered = programs.layout.gather(states, resting)
-        _save(programs, wave, gathered, live, saved, progress)
+        _save(wave, saved, progress)
     if stopping:
       break
   else:  # Trials that stopped early leave the bar's estimate too long.
-    bar.update(programs.stage.training.max_epochs - (bar.n - start))
-  for block in wave:
+    bar.update(wave.programs.stage.training.max_epochs - (bar.n - start))
+  for block in wave.blocks:
     saved[block].wait()
   interruption.release()
 
 
-def _train_epoch(programs, wave, states, shared, progress):
-  """Steps to the end of the epoch, or of the step in which a signal came."""
-  steps = {block: progress[block].step for block in wave}
-  for part in programs.layout.parts(programs.batches(wave, steps)):
-    states = programs.train_epoch(
-      states, programs.trials, shared, programs.data, part
-    )
-    # JAX queues steps, and a signal must not wait for a queue of them.
-    jax.block_until_ready(states)
-    for block in wave:
-      progress[block].step += part["counts"].shape[1]
-    if interruption.hold():
-      break
-  return states
-
-
-def _finish_epoch(programs, wave, states, progress):
-  """Validates, keeps the best, stops trials; returns states and numbers."""
-  layout = programs.layout
-  results = _mean_over_chunks(
-    programs.evaluate(
-      states.params["student"], states.batch_stats, programs.data, chunk
-    )
-    for chunk in programs.chunks(wave, "val")
-  )
-  sums = jax.device_get(states.sums)  # Finishing the epoch empties them.
-  epochs = [
-    progress[block].step // programs.steps_per_epoch
-    for block in programs.pad(wave)
-  ]
-  states = programs.finish_epoch(
-    states, layout.spread_blocks(np.array(epochs, np.int32)), results["loss"]
-  )
-  return states, layout.gather(
-    {
-      **{f"{k}_loss": v / programs.steps_per_epoch for k, v in sums.items()},
-      "val_loss": results["loss"],
-      "val_dice": results["dice"],
-      "live": states.live,
-      "diverged": states.diverged,
-    }
-  )
-
-
-def _record(programs, wave, measured, live_before, progress):
-  """Adds the rows of an epoch to the histories of a wave's blocks."""
-  for i, block in enumerate(wave):
-    of_block = jax.tree.map(lambda x, i=i: x[i], measured)
+def _record(wave, epoch, progress):
+  """Adds a `waves.Epoch` to the steps, times and histories of its blocks."""
+  programs = wave.programs
+  for i, block in enumerate(wave.blocks):
     mine = progress[block]
-    epoch = mine.step // programs.steps_per_epoch
-    mine.history += _rows(
-      programs.stage, block, epoch, of_block, live_before[i], mine.seconds
-    )
-    mine.seconds = 0.0
+    mine.step += epoch.steps
+    mine.seconds += epoch.seconds
+    if epoch.measured:
+      mine.history += _rows(
+        programs.stage,
+        block,
+        mine.step // programs.steps_per_epoch,
+        {name: x[i] for name, x in epoch.measured.items()},
+        epoch.trained[i],
+        mine.seconds,
+      )
+      mine.seconds = 0.0
 
 
-def _save(programs, wave, gathered, live, saved, progress):
+def _save(wave, saved, progress):
   """Saves the blocks of a wave, but those that were finished before."""
-  for i, block in enumerate(wave):
-    if progress[block].finished:
+  states = wave.gather()
+  for i, block in enumerate(wave.blocks):
+    mine = progress[block]
+    if mine.finished:
       continue
-    progress[block].finished = not live[i].any()
-    progress[block].states = serialization.to_state_dict(
-      jax.tree.map(lambda x, i=i: x[i], gathered)
+    mine.finished = not wave.live[i].any()
+    mine.states = serialization.to_state_dict(
+      jax.tree.map(lambda x, i=i: x[i], states)
     )
-    saved[block].save(progress[block])
-  write_history(programs.study, programs.stage, progress)
-
-
-def start_states(programs, wave, progress):
-  """The states of a wave, fresh or as they were saved, on the devices."""
-  weights = programs.study.load_weights(programs.stage.name)
-  rows = []
-  for block in programs.pad(wave):
-    state = jax.tree.map(
-      lambda x: np.repeat(
-        np.asarray(x)[None], len(programs.stage.arms), axis=0
-      ),
-      jax.device_get(programs.init(block.key, weights)),
-    )
-    if progress[block].states:
-      state = serialization.from_state_dict(state, progress[block].states)
-    rows.append(state)
-  return programs.layout.spread(_stack(rows))
-
-
-def share(programs, wave, teachers):
-  """What the trials of every block of a wave share: random key and teacher."""
-  full = programs.pad(wave)
-  keys = np.stack([jax.random.key_data(block.key) for block in full])
-  shared = {
-    "key": jax.random.wrap_key_data(programs.layout.spread_blocks(keys)),
-    "teacher": {},
-  }
-  if teachers:
-    shared["teacher"] = programs.layout.spread_blocks(
-      _stack([_fold(programs.study, teachers[block]) for block in full])
-    )
-  return shared
-
-
-def _fold(study, best):
-  """A trained teacher's variables in inference form."""
-  only = jax.tree.map(lambda x: x[0], best)
-  return folding.fold(study.make_model("teacher"), only)[1]
-
-
-def _stack(trees):
-  return jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *trees)
-
-
-def _mean_over_chunks(results):
-  """Adds up what `steps.evaluate` returned; loss and Dice `[D, N, G']`."""
-  total = functools.reduce(
-    lambda a, b: jax.tree.map(np.add, a, b), map(jax.device_get, results)
-  )
-  return {
-    "loss": total["loss"] / total["cases"],
-    "dice": total["dice"] / np.maximum(total["lesions"], 1),
-  }
+    saved[block].save(mine)
+  write_history(wave.programs.study, wave.programs.stage, progress)
 
 
 def _rows(stage, block, epoch, measured, live_before, seconds):
@@ -359,9 +259,9 @@ def _checkpoint(study, stage, block):
   )
 
 
-def _bar(programs, stage, waves):
+def _bar(programs, stage, rounds):
   """A bar over all epochs of a stage, of which early stopping may skip some."""
-  blocks = sum(map(len, waves))
+  blocks = sum(map(len, rounds))
   devices = programs.layout.devices
   print(
     f"{stage.name}: {len(stage.arms)} x {blocks} trials (arms x blocks), "
@@ -371,7 +271,7 @@ def _bar(programs, stage, waves):
     file=sys.stderr,
   )
   return tqdm(
-    total=len(waves) * stage.training.max_epochs,
+    total=len(rounds) * stage.training.max_epochs,
     desc=stage.name,
     unit="epoch",
     file=sys.stderr,
@@ -402,7 +302,7 @@ def predict(study, stage, best):
 def _predict_wave(programs, wave, best):
   """Margins `[W, G, M, S, S]` of the test cases, padded."""
   layout = programs.layout
-  states = layout.spread(_stack([best[b] for b in programs.pad(wave)]))
+  states = layout.spread(waves.stack([best[b] for b in programs.pad(wave)]))
   margins = [
     layout.gather(
       programs.predict(

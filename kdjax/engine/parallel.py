@@ -346,9 +346,11 @@ def _over_arms(layout, function):
 
   def lifted(x, y, *shared):
     arm = lambda own: function(*own, *shared)
-    if layout.together == layout.arm_ids.shape[1]:
+    # Once arms rest there are fewer than the layout was made for.
+    places, together = len(jax.tree.leaves(x)[0]), layout.together
+    if places <= together:
       return jax.vmap(arm)((x, y))
-    return jax.lax.map(arm, (x, y), batch_size=layout.together)
+    return jax.lax.map(arm, (x, y), batch_size=together)
 
   return lifted
 

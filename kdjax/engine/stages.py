@@ -1,6 +1,5 @@
 """A stage: its arms and network, its batches, and the programs it compiles."""
 
-import copy
 import dataclasses
 import functools
 import sys
@@ -218,24 +217,6 @@ class Programs:
 
     self.evaluate = parallel.make_evaluate(self.layout, evaluate)
     self.predict = parallel.make_evaluate(self.layout, predict)
-
-  def compact(self, live):
-    """These programs for the arms that are still trained.
-
-    Args:
-      live: `[W, G]`, whether a trial is.
-
-    Returns:
-      `Programs` with a smaller layout, which compile anew for each; these
-      where no place would be saved.
-    """
-    layout = self.layout.keep(np.flatnonzero(live.any(axis=0)))
-    if layout is self.layout:
-      return self
-    smaller = copy.copy(self)
-    smaller.layout = layout
-    smaller.trials = layout.spread_arms(trials.stack(self.stage.arms))
-    return smaller
 
   def pad(self, wave):
     """A full wave: the last block again where blocks have run out."""

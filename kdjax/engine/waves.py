@@ -1,0 +1,177 @@
+"""A wave: blocks that train together, where they are and how far they came."""
+
+import functools
+import typing
+
+from flax import serialization
+import jax
+import numpy as np
+
+from kdjax.distill import trials
+from kdjax.engine import interruption
+from kdjax.engine import stopwatch
+from kdjax.models import folding
+
+
+class Epoch(typing.NamedTuple):
+  """What a wave did in an epoch, or in the part of it before a signal came.
+
+  Attributes:
+    steps: number of them.
+    seconds: of a device, for each trial that trained.
+    trained: `[W, G]`, whether a trial did.
+    measured: dict of `[W, G]` at the epoch's end; empty before it.
+  """
+
+  steps: int
+  seconds: float
+  trained: np.ndarray
+  measured: dict
+
+
+class Wave:
+  """Blocks in training: their trials' states, and the arms that rest.
+
+  Arms none of whose trials is live are compacted away: they rest on the host.
+
+  Attributes:
+    programs: `stages.Programs`.
+    blocks: equally far in their epoch.
+    live: `[W, G]`, whether a trial trains on.
+  """
+
+  def __init__(self, programs, blocks, progress, teachers):
+    self.programs = programs
+    self.blocks = blocks
+    self._steps = {block: progress[block].step for block in blocks}
+    self._layout = programs.layout
+    self._trials = programs.trials
+    self._states = start_states(programs, blocks, progress)
+    self._shared = programs.remember(blocks, share(programs, blocks, teachers))
+    self._resting = None
+    self.live = self._layout.gather(self._states.live)[: len(blocks)]
+
+  def gather(self):
+    """The states of all arms, on the host: leaves `[W, G, ...]`."""
+    return self._layout.gather(self._states, self._resting)
+
+  def compact(self):
+    """Lets arms that have stopped rest; returns whether that saved a place."""
+    layout = self._layout.keep(np.flatnonzero(self.live.any(axis=0)))
+    if layout is self._layout:
+      return False
+    self._resting = self.gather()
+    self._layout = layout
+    self._trials = layout.spread_arms(trials.stack(self.programs.stage.arms))
+    self._states = layout.spread(self._resting)
+    return True
+
+  def train_epoch(self):
+    """Trains to the end of the `Epoch`, unless a signal comes before."""
+    trained = self.live
+    watch = stopwatch.Stopwatch()
+    steps = self._train()
+    done = self._steps[self.blocks[0]]
+    measured = {}
+    if done % self.programs.steps_per_epoch == 0:
+      measured = self._finish_epoch()
+      self.live = measured["live"][: len(self.blocks)]
+    seconds = watch.stop() * len(self._layout.devices) / trained.sum()
+    return Epoch(steps, float(seconds), trained, measured)
+
+  def _train(self):
+    """Steps to the end of the epoch, or of the step in which a signal came."""
+    programs, taken = self.programs, 0
+    batches = programs.batches(self.blocks, self._steps)
+    for part in self._layout.parts(batches):
+      self._states = programs.train_epoch(
+        self._states, self._trials, self._shared, programs.data, part
+      )
+      # JAX queues steps, and a signal must not wait for a queue of them.
+      jax.block_until_ready(self._states)
+      taken += part["counts"].shape[1]
+      if interruption.hold():
+        break
+    self._steps = {block: step + taken for block, step in self._steps.items()}
+    return taken
+
+  def _finish_epoch(self):
+    """Validates, keeps the best, stops trials; returns what was measured."""
+    programs, layout, states = self.programs, self._layout, self._states
+    results = _mean_over_chunks(
+      programs.evaluate(
+        states.params["student"], states.batch_stats, programs.data, chunk
+      )
+      for chunk in programs.chunks(self.blocks, "val")
+    )
+    sums = jax.device_get(states.sums)  # Finishing the epoch empties them.
+    epochs = [
+      self._steps[block] // programs.steps_per_epoch
+      for block in programs.pad(self.blocks)
+    ]
+    self._states = programs.finish_epoch(
+      states, layout.spread_blocks(np.array(epochs, np.int32)), results["loss"]
+    )
+    return layout.gather(
+      {
+        **{f"{k}_loss": v / programs.steps_per_epoch for k, v in sums.items()},
+        "val_loss": results["loss"],
+        "val_dice": results["dice"],
+        "live": self._states.live,
+        "diverged": self._states.diverged,
+      }
+    )
+
+
+def start_states(programs, wave, progress):
+  """The states of a wave, fresh or as they were saved, on the devices."""
+  weights = programs.study.load_weights(programs.stage.name)
+  rows = []
+  for block in programs.pad(wave):
+    state = jax.tree.map(
+      lambda x: np.repeat(
+        np.asarray(x)[None], len(programs.stage.arms), axis=0
+      ),
+      jax.device_get(programs.init(block.key, weights)),
+    )
+    if progress[block].states:
+      state = serialization.from_state_dict(state, progress[block].states)
+    rows.append(state)
+  return programs.layout.spread(stack(rows))
+
+
+def share(programs, wave, teachers):
+  """What the trials of every block of a wave share: random key and teacher."""
+  full = programs.pad(wave)
+  keys = np.stack([jax.random.key_data(block.key) for block in full])
+  shared = {
+    "key": jax.random.wrap_key_data(programs.layout.spread_blocks(keys)),
+    "teacher": {},
+  }
+  if teachers:
+    shared["teacher"] = programs.layout.spread_blocks(
+      stack([_fold(programs.study, teachers[block]) for block in full])
+    )
+  return shared
+
+
+def _fold(study, best):
+  """A trained teacher's variables in inference form."""
+  only = jax.tree.map(lambda x: x[0], best)
+  return folding.fold(study.make_model("teacher"), only)[1]
+
+
+def stack(trees):
+  """Trees of one structure as one, along a new first axis."""
+  return jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *trees)
+
+
+def _mean_over_chunks(results):
+  """Adds up what `steps.evaluate` returned; loss and Dice `[D, N, G']`."""
+  total = functools.reduce(
+    lambda a, b: jax.tree.map(np.add, a, b), map(jax.device_get, results)
+  )
+  return {
+    "loss": total["loss"] / total["cases"],
+    "dice": total["dice"] / np.maximum(total["lesions"], 1),
+  }
