@@ -28,8 +28,8 @@ def forward(x, kernel, strides, padding):
   )
 
 
-def backward(x, kernel, cotangent, strides, padding):
-  """Cotangents of `x` and `kernel`, given that of what `forward` returns."""
+def to_kernel(x, kernel, cotangent, strides, padding):
+  """Cotangent of `kernel`, given that of what `forward` returns."""
   margins, size = _geometry(x, kernel, strides, padding)
   padded = _pad(x, margins)
   # One pass over both arrays for all of the kernel: separate sums are ten
@@ -40,9 +40,16 @@ def backward(x, kernel, cotangent, strides, padding):
   zeros = (jnp.zeros((), x.dtype),) * len(products)
   add = lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True))
   sums = jax.lax.reduce(products, zeros, add, (0, 1, 2))
-  d_kernel = jnp.stack(sums).reshape(kernel.shape)
-  # The other way round: the cotangent, spread by the stride, meets the kernel
-  # from its end.
+  return jnp.stack(sums).reshape(kernel.shape)
+
+
+def to_images(x, kernel, cotangent, strides, padding):
+  """Cotangent of `x`.
+
+  The other way round: the cotangent, spread by the stride, meets the kernel
+  from its end.
+  """
+  margins, size = _geometry(x, kernel, strides, padding)
   spread = [(0, 0, 0)]
   for n, k, s, (before, _), o in zip(
     x.shape[1:3], kernel.shape, strides, margins, size, strict=False
@@ -53,12 +60,11 @@ def backward(x, kernel, cotangent, strides, padding):
   wide = jax.lax.pad(cotangent, jnp.zeros((), cotangent.dtype), spread)
   wide = jax.lax.optimization_barrier(wide)
   h, w = kernel.shape[:2]
-  d_x = sum(
+  return sum(
     _shift(wide, h - 1 - i, w - 1 - j, (1, 1), x.shape[1:3])
     * _tap(kernel, i, j)
     for i, j in _offsets(kernel)
   )
-  return d_x, d_kernel
 
 
 def _geometry(x, kernel, strides, padding):
