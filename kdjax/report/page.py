@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from kdjax.report import browser
+from kdjax.report import cells
 from kdjax.report import environment
 from kdjax.report import tables
 from kdjax.report import words
@@ -23,7 +24,7 @@ def make(results, table, notes, plots, pictures):
   Args:
     results: `results.Results`.
     table: frame of `tables.summarize`.
-    notes: sentences of `tables.notes`.
+    notes: sentences of `footnotes.make`.
     plots: `(name, title, PNG)` of figures without images of cases.
     pictures: the same of figures with them; None leaves out everything that
       shows a case.
@@ -95,9 +96,9 @@ def data_name(results):
 
 def _tables(results, table):
   """Title, header and rows of each; a cell is its words and its sort key."""
-  header, body = tables.cells(results, table)
+  header, body = cells.main(results, table)
   values = []
-  for row, cells in zip(table.to_dict("records"), body, strict=True):
+  for row, line in zip(table.to_dict("records"), body, strict=True):
     student = results.versus_student(row["model"]) or {}
     teacher = results.comparison(row["model"], "Teacher") or {}
     number = {
@@ -113,12 +114,12 @@ def _tables(results, table):
       "parameters": row["parameters"],
     }
     values.append(
-      [(x, number[name]) for name, x in zip(header, cells, strict=True)]
+      [(x, number[name]) for name, x in zip(header, line, strict=True)]
     )
   found = [("", header, values)]
   about = "Other measures, means over tested cases"
-  found.append((about, *tables.measures(table)))
-  if costs := tables.efficiency(results):
+  found.append((about, *cells.measures(table)))
+  if costs := cells.efficiency(results):
     found.append(("What the networks cost", *costs))
   return found
 
@@ -147,9 +148,9 @@ def _frames(results):
     ("Mean Dice by seed", tables.means(results, "seed").reset_index(), ""),
     ("Trials (trials.csv)", tables.trials(results), ""),
   )
-  cells = lambda row: [(_plain(x), x) for x in row]
+  line = lambda row: [(_plain(x), x) for x in row]
   return [
-    (title, about, frame.columns, map(cells, frame.itertuples(index=False)))
+    (title, about, frame.columns, map(line, frame.itertuples(index=False)))
     for title, frame, about in frames
     if not frame.empty
   ]
