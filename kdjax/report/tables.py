@@ -33,12 +33,6 @@ STATISTICS = (
 SIZES = ("parameters", "multiply_adds", "file_bytes")
 # Without times, so that a table can be repeated byte for byte.
 COLUMNS = (*STATISTICS, *SIZES)
-PUBLISHED_COLUMNS = (
-  "published_dice_mean",
-  "published_dice_std",
-  "published_p_teacher",
-  "published_p_student",
-)
 # Of `rows.read`, beside Dice; their means are columns of the table.
 MEASURES = {
   "iou": "IoU",
