@@ -5,10 +5,8 @@ whatever in it could mislead a study is refused with a `UserError`.
 """
 
 import collections
-import csv
 import dataclasses
 import hashlib
-import math
 import os
 import pathlib
 import re
@@ -17,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from kdjax.data import images
+from kdjax.data import manifest
 from kdjax.errors import UserError
 
 _LAYOUTS = (
@@ -25,7 +24,6 @@ _LAYOUTS = (
 )
 _PAIRS = (("images", "masks"), ("original", "GT"))
 _CLASSES = ("benign", "malignant", "normal")
-_MANIFEST = "manifest.csv"
 _UNLABELLED = "unlabelled"
 
 
@@ -62,7 +60,7 @@ def find_cases(folder):
       f"{folder}: no such folder; set data.dir to an existing one"
     )
   inner = folder / "Dataset_BUSI_with_GT"
-  if inner.is_dir() and not _leaves(inner, folder):
+  if inner.is_dir() and not manifest.leaves(inner, folder):
     folder = inner
   here = lambda name: (folder / name).is_dir()
   pairs = [pair for pair in _PAIRS if all(map(here, pair))]
@@ -76,7 +74,7 @@ def find_cases(folder):
     cases = _find_busi(folder, classes)
   if not cases:
     raise UserError(f"{folder}: no images in it; kdjax reads {_LAYOUTS}")
-  cases = _apply_manifest(folder / _MANIFEST, cases)
+  cases = _apply_manifest(folder / manifest.NAME, cases)
   return sorted(cases, key=lambda case: case.name)
 
 
@@ -113,7 +111,7 @@ def _stems(folder, name):
       continue
     if not path.name.isprintable():
       raise UserError(f"{str(path)!r}: unprintable file name; rename it")
-    if _leaves(path, folder):
+    if manifest.leaves(path, folder):
       raise UserError(
         f"{path}: a link out of {folder}; put the file itself there"
       )
@@ -127,14 +125,6 @@ def _stems(folder, name):
       )
     paths[path.stem] = path
   return paths
-
-
-def _leaves(path, folder):
-  """Whether `path` is a link to somewhere outside of `folder`, or to itself."""
-  try:
-    return not path.resolve().is_relative_to(folder.resolve())
-  except (OSError, RuntimeError):
-    return True
 
 
 def _pair(images, masks, label=_UNLABELLED):
@@ -168,7 +158,7 @@ def _apply_manifest(path, cases):
   """Labels and groups `cases` by the rows of the manifest, if there is one."""
   if not os.path.lexists(path):
     return cases
-  rows = _read_manifest(path)
+  rows = manifest.read(path)
   known = {case.name for case in cases}
   _refuse(
     [f"{path}: {name!r}" for name in rows if name not in known],
@@ -187,82 +177,6 @@ def _apply_manifest(path, cases):
     )
     for case in cases
   ]
-
-
-def _read_manifest(path):
-  """A dict from name to the row: name, spacing; class and group if given."""
-  if _leaves(path, path.parent):
-    raise UserError(f"{path}: a link out of the folder; put the file there")
-  if not path.is_file():  # A pipe would be waited for.
-    raise UserError(f"{path}: not a file; put the manifest there, or nothing")
-  try:
-    # Spreadsheets put a byte order mark first, which would hide column one.
-    with path.open(newline="", encoding="utf-8-sig") as file:
-      reader = csv.DictReader(file)
-      columns = reader.fieldnames or []
-      lines = [(reader.line_num, line) for line in reader]
-  except (OSError, UnicodeError, csv.Error) as error:
-    raise UserError(f"{path}: not a UTF-8 CSV file ({error})") from error
-  if twice := [x for x in columns if columns.count(x) > 1]:
-    raise UserError(f"{path}: column {twice[0]!r} is there twice; drop one")
-  if "name" not in columns:
-    raise UserError(
-      f"{path}: no column 'name' among {columns}; the first line must be "
-      "'name,class,group', with commas"
-    )
-  if len({"spacing_y", "spacing_x"} & set(columns)) == 1 or (
-    {"spacing", "spacing_y"} <= set(columns)
-  ):
-    raise UserError(
-      f"{path}: give a column spacing, or both spacing_y and spacing_x"
-    )
-  rows = {}
-  for number, line in lines:
-    where = f"{path}: line {number}"
-    if None in line:
-      raise UserError(f"{where}: more cells than columns; quote the commas")
-    row = {
-      column: (line[column] or "").strip()
-      for column in ("name", "class", "group")
-      if column in columns
-    }
-    for column, value in row.items():
-      if not value or not value.isprintable():
-        raise UserError(
-          f"{where}: {column} is {value!r}; fill it in or drop the column"
-        )
-    name = row["name"]
-    if name in (".", "..") or re.search(r"[/\\]", name):
-      raise UserError(
-        f"{where}: {name!r} is a path; give the file name without ending"
-      )
-    if name in rows:
-      raise UserError(f"{where}: {name!r} appears twice; keep one row of it")
-    rows[name] = row | {"spacing": _spacing(line, where)}
-  return rows
-
-
-def _spacing(line, where):
-  """What a row of the manifest says of its image's pixels, mm, or None."""
-  found = []
-  for one in ("spacing_y", "spacing_x"):
-    column = one if one in line else "spacing"
-    text = (line.get(column) or "").strip()
-    try:
-      value = float(text) if text else None
-    except ValueError:
-      value = math.nan
-    if value is not None and not 0 < value < math.inf:
-      raise UserError(
-        f"{where}: {column} is {text!r}; give millimetres per pixel, a number "
-        "above 0, or leave it empty where it is not known"
-      )
-    found.append(value)
-  if None not in found:
-    return tuple(found)
-  if found != [None, None]:
-    raise UserError(f"{where}: spacing_y or spacing_x is empty; give both")
-  return None
 
 
 def digest(cases):
@@ -427,7 +341,7 @@ def groups(cases, tally):
     if case.group != other.group:
       raise UserError(
         f"{case.image}: same pixels as {other.name} but groups {case.group} "
-        f"and {other.group}; put them into one group in {_MANIFEST}"
+        f"and {other.group}; put them into one group in {manifest.NAME}"
       )
     if not case.group:
       tally["twins"] += other is not case

@@ -6,10 +6,10 @@ from kdjax import files
 from kdjax.errors import UserError
 from kdjax.evaluate import intervals
 from kdjax.evaluate import statistics
+from kdjax.report import cells
 from kdjax.report import comparisons
 from kdjax.report import rows
 from kdjax.report import style
-from kdjax.report import tables
 from kdjax.report import verdicts
 from kdjax.report import words
 
@@ -110,13 +110,13 @@ def markdown(found, table, changed):
       index=dict.fromkeys(gains["model"]), columns=list(found)
     ).fillna("-")
     lines += ["", "Dice points above Student [95 % interval]:", ""]
-    lines += tables.grid(
+    lines += cells.grid(
       ["arm", *wide.columns],
       [[x, *row] for x, row in zip(wide.index, wide.to_numpy(), strict=True)],
     )
   if not changed.empty:
     lines += ["", "The same model on the same test cases, paired:", ""]
-    lines += tables.grid(
+    lines += cells.grid(
       ["model", "workdir", "against", "difference", "Holm p"],
       [
         [
@@ -224,7 +224,7 @@ def _summary(found):
     )
   header = ["workdir", "data", "cases", "folds", "seeds", "student", "teacher"]
   header += ["Student, %", "Teacher, %", "arms above Student", "shown"]
-  return tables.grid(header, body)
+  return cells.grid(header, body)
 
 
 def _first(counts, names):

@@ -9,6 +9,9 @@ from kdjax.errors import UserError
 from kdjax.evaluate import predictions
 from kdjax.report import environment
 from kdjax.report import figures
+from kdjax.report import footnotes
+from kdjax.report import latex
+from kdjax.report import markdown
 from kdjax.report import page
 from kdjax.report import readme
 from kdjax.report import results as computed
@@ -88,7 +91,7 @@ def publish(workdir, config, arms, parameters, out):
         shown.append((f"figures/cases/{path.name}", about))
     _copy(report / "index.html", out / "index.html")
   else:
-    table, notes = tables.summarize(results), tables.notes(results)
+    table, notes = tables.summarize(results), footnotes.make(results)
     content = page.make(results, table, notes, plots, None)
     files.write_text(out / "index.html", content)
   text = (report / "table.md").read_text()
@@ -108,8 +111,8 @@ def _check(results):
 
 
 def _write_tables(results):
-  table, notes = tables.summarize(results), tables.notes(results)
-  text = tables.markdown(results, table, notes)
+  table, notes = tables.summarize(results), footnotes.make(results)
+  text = markdown.table(results, table, notes)
   frames = {
     "table": table,
     "comparisons": results.comparisons,
@@ -122,7 +125,7 @@ def _write_tables(results):
     f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items()
   }
   contents["table.md"] = text
-  contents["table.tex"] = tables.latex(results, table, notes)
+  contents["table.tex"] = latex.table(results, table, notes)
   for name, content in contents.items():
     files.write_text(results.workdir / "report" / name, content)
   return text, table, notes

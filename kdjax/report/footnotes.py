@@ -1,0 +1,176 @@
+"""What is said below the table: what its numbers are and what they support."""
+
+import numpy as np
+
+from kdjax.report import rows
+from kdjax.report import verdicts
+from kdjax.report import words
+
+
+def make(results):
+  """What the numbers are and what they support: a list of sentences."""
+  per_case = results.per_case
+  cases, folds, seeds = (
+    words.many(per_case[name].nunique(), name)
+    for name in ("case", "fold", "seed")
+  )
+  found = [
+    f"Dice in percent, mean ± standard deviation over tested cases ({cases}, "
+    f"{folds}, {seeds}; a case's seeds are averaged first); differences in "
+    "Dice points; intervals are 95 %, BCa bootstrap over groups of cases; p by "
+    "Wilcoxon's signed-rank test on groups, Holm-corrected over the arms "
+    "of one reference; equal p: of two one-sided t-tests with a margin of "
+    f"{100 * results.margin:g} points, not corrected. * p < 0.05, ** p < 0.01, "
+    "where all else agrees: the interval, the sign in every fold"
+    + (", the interval over hold-outs" if results.ratio is not None else "")
+    + "; for equal p Holm's correction and every fold within the margin."
+  ]
+  known = results.scores.dropna(how="all").index
+  count = rows.groups(per_case, known)
+  alone = len(set(count)) == len(count)
+  if not alone:
+    found.append(
+      f"{len(count)} tested cases, counted once a fold, fall into "
+      f"{words.many(len(set(count)), 'group')} (same patient, near-duplicate, "
+      "or one case in several folds), each of which counts once in tests."
+    )
+  twice = int((results.scores.groupby("case").size() > 1).sum())
+  if twice:
+    found.append(
+      f"Folds overlap: {words.many(twice, 'case')} tested in more than one."
+    )
+  if results.ratio is not None:
+    found.append(
+      "The folds are repeated hold-outs: a difference is taken as shown only "
+      "if the interval over folds with Nadeau and Bengio's corrected variance "
+      "leaves out 0 too (comparisons.csv, corrected_low and corrected_high)."
+    )
+  elif per_case["fold"].nunique() == 1:
+    found.append(
+      "One split was run: nothing is known of networks trained on another."
+    )
+  if len(set(count)) < verdicts.FEWEST:
+    found.append(
+      f"Fewer than {verdicts.FEWEST} independent cases: no verdict is given."
+    )
+  found += _note_deployed(results)
+  found += _note_power(results)
+  found += _note_empty(per_case)
+  found += _note_missing(results)
+  found += _note_silent(per_case)
+  if len(results.terms) and not results.terms["converged"].all():
+    why = results.terms["note"].iloc[0] or "no reason given"
+    found.append(f"The mixed model of factors.csv did not converge: {why}")
+  return found
+
+
+def _note_deployed(results):
+  """What the columns on onnxruntime are, or how to get them."""
+  frame = results.efficiency
+  if frame["latency_ms"].isna().all():
+    return []
+  if frame["onnx_ms"].isna().all():
+    return [
+      "What the networks cost through onnxruntime was not measured: pip "
+      "install 'kdjax[export]', delete efficiency.csv and run kdjax train "
+      "again, which trains nothing anew."
+    ]
+  return [
+    "ONNX: float32 through onnxruntime on CPU, one image at a time, then in "
+    "batches of 8; memory is what opening the network and running it on one "
+    "image adds to a process, on 1 core."
+  ]
+
+
+def _note_power(results):
+  frame = results.comparisons
+  limits = frame["detectable"].astype(float).to_numpy()
+  limits = 100 * limits[~np.isnan(limits)]
+  if not len(limits):
+    return []
+  return [
+    "The smallest difference that this design would show (80 % power, at "
+    "the level of Holm's first step) is "
+    f"{limits.min():.1f} to {limits.max():.1f} points, depending on the pair"
+    + _over_splits(frame)
+  ]
+
+
+def _over_splits(frame):
+  """What repeated hold-outs add to the smallest difference."""
+  widths = (frame["corrected_high"] - frame["corrected_low"]).astype(float)
+  if widths.isna().all():
+    return "."
+  low, high = 50 * widths.min(), 50 * widths.max()
+  return (
+    f", for these very networks; for networks trained on other splits a "
+    f"difference is known to ± {low:.1f} to {high:.1f} points only."
+  )
+
+
+def _note_empty(per_case):
+  """How empty masks were counted, and whose they are."""
+  lesion = per_case["empty_truth"] == 0
+  silent = per_case["empty_prediction"] == 1
+  notes = [
+    "A missed lesion scores 0; nothing was predicted for: "
+    + _tally(per_case[lesion & silent])
+  ]
+  if not lesion.all():
+    without = per_case[~lesion].groupby(["fold", "case"]).ngroups
+    notes.append(
+      f"{words.many(without, 'tested case')} without a lesion: Dice is "
+      "undefined there and left out; a lesion was predicted all the same by: "
+      + _tally(per_case[~lesion & ~silent])
+    )
+  return notes
+
+
+def _note_silent(per_case):
+  """Which trials never predicted anything: training failed, not the idea."""
+  lesion = per_case[per_case["empty_truth"] == 0]
+  silent = lesion.groupby(["model", "fold", "seed"], sort=False)[
+    "empty_prediction"
+  ].min()
+  trials = [
+    f"{model} (fold {fold}, seed {seed})"
+    for (model, fold, seed), empty in silent.items()
+    if empty
+  ]
+  if not trials:
+    return []
+  return [
+    f"{words.many(len(trials), 'trial')} of {len(silent)} predicted nothing on "
+    f"every test case, so their training collapsed: {', '.join(trials)}."
+  ]
+
+
+def _note_missing(results):
+  """Which models have fewer results than the rest, and which diverged."""
+  per_case, found = results.per_case, []
+  total = per_case.groupby(["fold", "seed", "case"]).ngroups
+  counts = per_case["model"].value_counts()
+  lacking = [
+    f"{model} {counts.get(model, 0)}"
+    for model in results.models
+    if counts.get(model, 0) < total
+  ]
+  if lacking:
+    found.append(
+      f"Incomplete, of {total} results: {', '.join(lacking)}. They are "
+      "compared on the cases in common."
+    )
+  if len(results.diverged):
+    trials = ", ".join(
+      f"{row.model} (fold {row.fold}, seed {row.seed})"
+      for row in results.diverged.itertuples()
+    )
+    found.append(f"Left out, since their loss became infinite: {trials}.")
+  return found
+
+
+def _tally(found):
+  """Rows per model, in words."""
+  counts = found["model"].value_counts(sort=False)
+  text = ", ".join(f"{model} {count}" for model, count in counts.items())
+  return (text or "none") + "."
