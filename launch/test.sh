@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 sh launch/install.sh "test,pretrained,export,gcs${EXTRAS:+,$EXTRAS}"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-# A file's tests share what they train, so they stay on one worker.
+# A file's tests share what they train, so they stay on one worker; conftest.py
+# says which files come first.
 .venv/bin/python -m pytest --quiet --numprocesses 2 --dist loadfile \
+  --no-loadscope-reorder \
   -m "slow or not slow" --durations 10 "$@"

@@ -26,6 +26,7 @@ def start(out, command, *flags, **environment):
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": "",
         **environment,
       },
@@ -49,6 +50,7 @@ def test_a_run_in_a_bucket_is_killed_resumed_and_equals_one_on_a_disk(tmp_path):
     "--config.grid.loss=KLD",
     "--config.student_training.max_epochs=4",
     "--config.engine.checkpoint_epochs=1",
+    "--config.engine.lowering=plain",  # Whose programs a cache can keep.
     f"--config.data.cache_dir={tmp_path / 'cache'}",
   )
   out = tmp_path / "out.txt"

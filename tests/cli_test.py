@@ -10,6 +10,7 @@ import pytest
 from kdjax import cli
 
 CONFIGS = sorted(path.stem for path in pathlib.Path("configs").glob("[!_]*.py"))
+AS_A_USER = ("quickstart", "busi_cpu")
 TRIALS = "Teacher Student L_MSE HReg_KLD_WAug".split()
 
 
@@ -32,6 +33,8 @@ def test_every_config_trains_in_its_tiny_size(name, cache, tmp_path, capsys):
     "--workdir",
     tmp_path / "run",
     cache,
+    # Two train as a CPU lowers them; the rest in a third of the time.
+    *(() if name in AS_A_USER else ["--config.engine.lowering=plain"]),
   )
   assert run(*train) == 0
   table = capsys.readouterr().out
@@ -52,8 +55,9 @@ def test_every_config_trains_in_its_tiny_size(name, cache, tmp_path, capsys):
   assert run(*train) == 0
   assert capsys.readouterr().out == table
   assert (tmp_path / "run/per_case.csv").read_bytes() == before
-  assert run("report", "--workdir", tmp_path / "run") == 0
-  assert capsys.readouterr().out == table
+  if name in AS_A_USER:
+    assert run("report", "--workdir", tmp_path / "run") == 0
+    assert capsys.readouterr().out == table
 
 
 @pytest.mark.parametrize(

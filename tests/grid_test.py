@@ -99,7 +99,7 @@ def test_a_trial_in_the_grid_equals_the_trial_alone_or_in_another_grid(
 
 @pytest.mark.slow
 def test_plain_and_unrolled_lowering_agree(grid, on_devices, tmp_path):
-  grid.assert_equal_in(tmp_path, folds=(0,), lowering="plain")
+  grid.assert_equal_in(tmp_path, folds=(0,), lowering="unrolled")
 
 
 @pytest.mark.slow

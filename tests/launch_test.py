@@ -203,7 +203,8 @@ def test_a_sweep_refuses_two_jobs_with_one_workdir(tmp_path):
 
 FLAGS = (
   "--config.grid.pathway=L --config.grid.loss=KLD "
-  "--config.engine.checkpoint_epochs=1 --config.data.cache_dir={cache}"
+  "--config.engine.checkpoint_epochs=1 --config.data.cache_dir={cache} "
+  "--config.engine.lowering=plain"  # Whose programs a cache can keep.
 )
 
 
@@ -227,6 +228,7 @@ def environment(tmp_path, cache, **more):
     **os.environ,
     "JAX_PLATFORMS": "cpu",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "XLA_FLAGS": "",
     "PYTHONPATH": os.getcwd(),
     "BIN": str(pathlib.Path(sys.executable).parent),

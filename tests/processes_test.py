@@ -153,6 +153,7 @@ def start(workdir, cache, *flags, epochs=2, **environment):
       f"--config.teacher_training.max_epochs={epochs}",
       f"--config.student_training.max_epochs={epochs}",
       "--config.engine.checkpoint_epochs=1",
+      "--config.engine.lowering=plain",  # Whose programs a cache can keep.
       f"--config.data.cache_dir={cache}",
       f"--workdir={workdir}",
       *flags,
@@ -162,6 +163,7 @@ def start(workdir, cache, *flags, epochs=2, **environment):
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
       "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       **environment,
     },
     stdout=subprocess.PIPE,

@@ -25,6 +25,12 @@ HEADER = (
 SIZES = {"Teacher": 83_600_000, "Student": 821_158, "L_MSE": 821_158}
 
 
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+  """Tables are read here; build_test and page_test look at figures."""
+  monkeypatch.setattr(build.figures, "write", lambda results: [])
+
+
 def line(model, case, dice, fold=0, seed=0, truth=0, prediction=0):
   trial = f"{model},{fold},{seed},{case},{case}"
   return f"{trial},{dice},{dice},1,1,{truth},{prediction}"
