@@ -14,7 +14,8 @@ from kdjax.errors import UserError
 
 _EPILOG = """\
 Any field of a config is set by --config.FIELD=VALUE, for example
---config.student_training.max_epochs=20 or --config.folds=0,1.
+--config.student_training.max_epochs=20 or --config.folds=0,1; --help-config
+lists them.
 FILE.py:tiny asks for a config's tiny size, which trains in seconds."""
 
 
@@ -38,8 +39,11 @@ def main(argv=None):
   try:
     options.overrides = _overrides(parser, options, rest)
     options.run(options)
+    sys.stdout.flush()
   except UserError as error:
     return _fail(options, error)
+  except BrokenPipeError:  # Whoever reads, such as `head`, has read enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except OSError as error:
     return _fail(options, error, _of_system(error))
   except Interrupted as stopped:
@@ -96,6 +100,12 @@ def _parser():
     if config:
       one.add_argument(
         "--config", required=True, metavar="FILE.py[:SIZE]", help="the question"
+      )
+      one.add_argument(
+        "--help-config",
+        action=_HelpConfig,
+        nargs=0,
+        help="say what every field of a config is, and exit",
       )
     if workdir:
       one.add_argument("--workdir", required=True, type=_place, help=workdir)
@@ -237,6 +247,16 @@ def _parser():
   return parser
 
 
+class _HelpConfig(argparse.Action):
+  """Prints every field of a config, as `--help` prints every flag."""
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    from kdjax import fields
+
+    print("\n".join(fields.described()))
+    parser.exit()
+
+
 def _place(text):
   """A folder, or a bucket's gs://...; `predict` does without the package."""
   from etils import epath
@@ -272,6 +292,12 @@ def _train(options):
     table = _table_of_training(options)
   if table is not None:
     print(table)
+    page = options.workdir / "report" / "index.html"
+    print(
+      f"kdjax: the page is {page}. To keep what may be shown: "
+      f"kdjax report {options.workdir} --out results/NAME.",
+      file=sys.stderr,
+    )
 
 
 def _table_of_training(options):

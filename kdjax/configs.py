@@ -138,13 +138,24 @@ def _value(old, text):
   """What `text` means for a field whose value is `old`."""
   if isinstance(old, str):
     return text
-  try:
-    value = ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    value = text.split(",") if isinstance(old, tuple) else text
-  if isinstance(old, tuple):
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+  if not isinstance(old, tuple):
+    return _literal(text)
+  value = _literal(text)
+  if value == text:  # No literal as a whole: words or numbers with commas.
+    value = [_literal(part) for part in text.split(",") if part]
+  value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+  is_word = lambda x: isinstance(x, str)
+  if old and not any(map(is_word, old)) and any(map(is_word, value)):
+    raise TypeError(f"{text} has words where {old} has none")
   return value
+
+
+def _literal(text):
+  """What Python reads `text` as; the text itself where it reads nothing."""
+  try:
+    return ast.literal_eval(text)
+  except (SyntaxError, ValueError, RecursionError, MemoryError):
+    return text
 
 
 def claim(config, workdir, write=True):

@@ -5,6 +5,7 @@ made; what depends on the data or on another field, where that is known.
 """
 
 import math
+import textwrap
 from typing import NamedTuple
 
 from kdjax.errors import UserError
@@ -162,6 +163,24 @@ def check(value, field, name):
       math.isfinite(one) and field.low <= one <= field.high
     ):
       raise UserError(f"{name}={_short(one)}: {_range(field)}.")
+
+
+def described(known=FIELDS, prefix=""):
+  """Every field, what it takes and what it is, as lines of text."""
+  lines = []
+  for name, field in known.items():
+    if isinstance(field, dict):
+      lines += described(field, f"{prefix}{name}.")
+      continue
+    takes = "" if field.kind is object else field.kind.__name__
+    takes = f"tuple of {takes or 'values'}" if field.many else takes
+    if math.isfinite(field.low):
+      takes += f", {_range(field)}"
+    lines.append(f"{prefix}{name}" + (f"  ({takes})" if takes else ""))
+    lines += textwrap.wrap(
+      field.about, initial_indent="    ", subsequent_indent="    "
+    )
+  return lines
 
 
 def _fits(value, kind):

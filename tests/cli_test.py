@@ -1,6 +1,7 @@
 """The command: one line for what is wrong, the table for what is right."""
 
 import csv
+import os
 import pathlib
 import subprocess
 import sys
@@ -37,7 +38,8 @@ def test_every_config_trains_in_its_tiny_size(name, cache, tmp_path, capsys):
     *(() if name in AS_A_USER else ["--config.engine.lowering=plain"]),
   )
   assert run(*train) == 0
-  table = capsys.readouterr().out
+  table, said = capsys.readouterr()
+  assert f"the page is {tmp_path / 'run/report/index.html'}" in said
   with (tmp_path / "run/per_case.csv").open() as f:
     models = list(dict.fromkeys(row["model"] for row in csv.DictReader(f)))
   for model in models:
@@ -88,6 +90,35 @@ def test_predict_starts_where_neither_jax_nor_etils_is_installed():
     "cli.main(['predict', '--help'])"
   )
   subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_reader_who_has_read_enough_is_no_error(tmp_path):
+  """As `kdjax data ... | head -n 0`: the pipe is closed before a line comes."""
+  process = subprocess.Popen(
+    [
+      *(sys.executable, "-m", "kdjax.cli", "data"),
+      *("--config", "configs/paper.py:tiny"),
+      f"--config.data.cache_dir={tmp_path}",
+    ],
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  process.stdout.close()
+  _, said = process.communicate(timeout=300)
+  assert process.returncode == 0, said
+  assert "Broken" not in said
+
+
+def test_every_field_of_a_config_is_explained(capsys):
+  with pytest.raises(SystemExit) as caught:
+    run("train", "--help-config")
+  assert caught.value.code == 0
+  out = capsys.readouterr().out
+  for name in ("data.image_size", "grid.temperature", "engine.lowering"):
+    assert f"\n{name}  (" in out
+  assert "of KLD and CWD" in out
 
 
 def test_an_unknown_flag_is_refused(capsys):

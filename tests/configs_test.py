@@ -75,6 +75,7 @@ def test_a_config_that_nobody_would_read_is_refused(folder, body, said):
     ("grid.loss", "MSE,KLD", ("MSE", "KLD")),
     ("published", "False", False),
     ("data.classes", "benign,malignant", ("benign", "malignant")),
+    ("grid.learning_rate", "1e-3,0.01,", (0.001, 0.01)),
   ],
 )
 def test_an_override_sets_its_field(key, text, value):
@@ -95,6 +96,10 @@ def test_an_override_sets_its_field(key, text, value):
     ("student_training.max_epochs", "2.5", "it takes int"),
     ("published", "3", "it takes bool"),
     ("splits", "3", "it is a group"),
+    ("folds", "0,a", r"--config.folds=0,a: it takes tuple, such as \(0"),
+    ("grid.alpha", "half", "--config.grid.alpha=half: it takes tuple"),
+    ("grid.pair", "(encoder1,encoder2)", "--config.grid.pair=.*such as"),
+    ("folds", 300 * "(", "folds=.*it takes tuple"),
   ],
 )
 def test_an_override_that_fits_nothing_is_refused(key, text, said):

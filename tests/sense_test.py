@@ -34,6 +34,13 @@ def test_an_objection_says_why(pathway, loss, shapes, said):
   assert said in ask(pathway, loss, **shapes)
 
 
+def test_a_new_loss_is_refused_where_it_is_restricted(monkeypatch):
+  new = losses.Loss(losses.mse, pathways=("L", "HReg"))
+  monkeypatch.setitem(losses.LOSSES, "New", new)
+  assert ask("H", "New").endswith("define it there: choose pathway L or HReg")
+  assert ask("L", "New") is None
+
+
 @pytest.mark.parametrize("loss", losses.LOSSES)
 @pytest.mark.parametrize("pathway", pathways.PATHWAYS)
 def test_no_objection_means_a_gradient(pathway, loss):

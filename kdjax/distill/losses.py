@@ -202,6 +202,7 @@ class Loss:
       one alone makes it constant. "" if nothing.
     softened: reads the temperature.
     pathways: those under which it is what its paper means.
+    because: why not under the others.
   """
 
   function: Callable
@@ -209,21 +210,24 @@ class Loss:
   over: str = ""
   softened: bool = False
   pathways: tuple[str, ...] = ("L", "H", "HReg")
+  because: str = "its paper does not define it there"
 
 
-# Number with number, but channel by channel: H averages channels away.
-_BY_CHANNEL = ("L", "HReg")
+_BY_CHANNEL = dict(
+  pathways=("L", "HReg"),
+  because="it compares channel by channel, and H averages channels away",
+)
 
 # A config names a loss by one of these.
 LOSSES = {
   "MSE": Loss(mse),
   "KLD": Loss(kld, over="channels", softened=True),
-  "CWD": Loss(
-    channel_wise, over="positions", softened=True, pathways=_BY_CHANNEL
+  "CWD": Loss(channel_wise, over="positions", softened=True, **_BY_CHANNEL),
+  "FitNets": Loss(
+    hint, pathways=("HReg",), because="it is a distance behind a regressor"
   ),
-  "FitNets": Loss(hint, pathways=("HReg",)),
   "AT": Loss(attention, relational=True, over="positions"),
-  "PKD": Loss(pearson, over="cases", pathways=_BY_CHANNEL),
+  "PKD": Loss(pearson, over="cases", **_BY_CHANNEL),
   "SP": Loss(similarity, relational=True, over="cases"),
   "SKD": Loss(pairwise, relational=True, over="positions"),
   "IFVD": Loss(variation, relational=True, over="positions"),

@@ -2,14 +2,6 @@
 
 from kdjax.distill import losses
 
-_PATHWAYS = {
-  "FitNets": "it is a distance behind a regressor: choose pathway HReg",
-  "CWD": "it compares channel by channel, and H averages channels away, which "
-  "leaves H_KLD: choose pathway L or HReg",
-  "PKD": "it compares channel by channel, and H averages channels away: choose "
-  "pathway L or HReg",
-}
-
 
 def objection(objective, student, teacher, batch_size):
   """Why `objective` would teach nothing between two maps, or None.
@@ -22,7 +14,7 @@ def objection(objective, student, teacher, batch_size):
   """
   loss = losses.LOSSES[objective.loss]
   if objective.pathway not in loss.pathways:
-    return _PATHWAYS[objective.loss]
+    return f"{loss.because}: choose pathway {' or '.join(loss.pathways)}"
   if ("head", "head") in [pair[:2] for pair in objective.pairs]:
     return "what the heads return are the logits: choose pathway L"
   height, width = (min(student[i], teacher[i]) for i in (0, 1))
