@@ -43,6 +43,7 @@ def test_only_workdirs_with_the_same_cases_are_paired(found):
   assert rows.loc["Teacher", "holm_p"] == 1
 
 
+@pytest.mark.slow
 def test_files_hold_every_model_of_every_workdir(found, tmp_path):
   text = across.write(found, tmp_path)
   assert (tmp_path / "across.md").read_text() == text

@@ -32,6 +32,7 @@ def workdirs(tmp_path_factory):
   return path / "0", path / "1"
 
 
+@pytest.mark.slow
 def test_one_workdir_gives_everything_and_compiles_nothing(
   workdirs, capsys, tmp_path
 ):

@@ -100,6 +100,7 @@ def differences(rows, model, reference):
   return np.array(found), np.array([groups[u] for u in units]), units
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holdout", [False, True])
 def test_every_number_equals_a_second_route(tmp_path, holdout):
   rng = np.random.default_rng(11)

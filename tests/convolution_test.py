@@ -156,6 +156,7 @@ def test_a_gpu_takes_what_is_quickest_there_and_asks_once(
   convolution._quickest.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "unrolled"])
 def test_a_lowering_can_be_timed_anywhere(name):
   assert convolution._seconds(name) > 0

@@ -98,8 +98,9 @@ def test_a_trial_in_the_grid_equals_the_trial_alone_or_in_another_grid(
 
 
 @pytest.mark.slow
-def test_plain_and_unrolled_lowering_agree(grid, on_devices, tmp_path):
-  grid.assert_equal_in(tmp_path, folds=(0,), lowering="unrolled")
+@pytest.mark.parametrize("arms", [SOME, SOME[-1:]])
+def test_plain_and_unrolled_lowering_agree(grid, on_devices, tmp_path, arms):
+  grid.assert_equal_in(tmp_path, arms, folds=(0,), lowering="unrolled")
 
 
 @pytest.mark.slow

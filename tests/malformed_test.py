@@ -665,6 +665,7 @@ def test_a_folder_for_a_file_of_a_workdir_is_named(
   refuse(capsys, name, "report", workdir)
 
 
+@pytest.mark.slow
 @hypothesis.settings(
   max_examples=15,
   deadline=None,
@@ -691,6 +692,7 @@ def test_a_file_with_a_few_bytes_amiss_makes_a_report_or_is_named(
     assert name in said and "--verbose shows where" not in said
 
 
+@pytest.mark.slow
 def test_a_report_is_not_published_into_its_own_workdir(
   finished, tmp_path, capsys
 ):

@@ -209,6 +209,7 @@ def files_of(folder):
   return {x.relative_to(folder).as_posix() for x in folder.rglob("*.*")}
 
 
+@pytest.mark.slow
 def test_images_of_patients_stay_in_the_workdir(workdir, tmp_path):
   settings = simulated.config(data=PATIENTS)
   build.publish(workdir, settings, simulated.ARMS, {}, tmp_path)
@@ -228,6 +229,7 @@ def test_images_of_patients_stay_in_the_workdir(workdir, tmp_path):
   assert 'id="cases-data"' in kept
 
 
+@pytest.mark.slow
 def test_phantoms_may_go_along(workdir, tmp_path):
   build.publish(workdir, simulated.config(), simulated.ARMS, {}, tmp_path)
   assert "figures/cases/best.png" in files_of(tmp_path)
