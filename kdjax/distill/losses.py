@@ -213,21 +213,26 @@ class Loss:
   because: str = "its paper does not define it there"
 
 
-_BY_CHANNEL = dict(
-  pathways=("L", "HReg"),
-  because="it compares channel by channel, and H averages channels away",
-)
+_BY_CHANNEL = "it compares channel by channel, and H averages channels away"
 
 # A config names a loss by one of these.
 LOSSES = {
   "MSE": Loss(mse),
   "KLD": Loss(kld, over="channels", softened=True),
-  "CWD": Loss(channel_wise, over="positions", softened=True, **_BY_CHANNEL),
+  "CWD": Loss(
+    channel_wise,
+    over="positions",
+    softened=True,
+    pathways=("L", "HReg"),
+    because=f"{_BY_CHANNEL}, which leaves H_KLD",
+  ),
   "FitNets": Loss(
     hint, pathways=("HReg",), because="it is a distance behind a regressor"
   ),
   "AT": Loss(attention, relational=True, over="positions"),
-  "PKD": Loss(pearson, over="cases", **_BY_CHANNEL),
+  "PKD": Loss(
+    pearson, over="cases", pathways=("L", "HReg"), because=_BY_CHANNEL
+  ),
   "SP": Loss(similarity, relational=True, over="cases"),
   "SKD": Loss(pairwise, relational=True, over="positions"),
   "IFVD": Loss(variation, relational=True, over="positions"),
