@@ -87,3 +87,5 @@ def test_outside_of_heed_signals_are_what_they_were():
       interruption.release()
     interruption.hold()  # Or the end of the test would be the end of pytest.
   assert signal.getsignal(signal.SIGINT) is before
+  assert not interruption.hold()  # Nor does a run without `heed` hear it.
+  interruption.release()

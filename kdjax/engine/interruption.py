@@ -48,6 +48,7 @@ def heed(resume):
     os.close(writer)  # Which ends the thread.
     thread.join()
     os.close(reader)
+    _held, _heard = False, None  # The next run in this process heard nothing.
 
 
 def hold():
