@@ -72,9 +72,9 @@ def read_json(path):
 def lock(folder, parts=("",)):
   """Keeps other processes from writing in `folder` while its body runs.
 
-  The system ends the lock with the process, however that dies. What a killed
-  process left of half-written files is removed by who holds part "". A bucket
-  is not locked.
+  The system releases the lock when the process ends, however it ends. Whoever
+  locks part "" first removes the half-written files that a killed process
+  left. A bucket is not locked.
 
   Args:
     folder: which is made where it is missing.

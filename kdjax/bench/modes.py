@@ -157,9 +157,10 @@ def teacher_flops(study):
 
 
 def distilling(study):
-  """The arms that distil, those of a view together.
+  """The arms that distil, sorted by the view that their teacher sees.
 
-  So that a smaller program asks the teacher for no more views than it needs.
+  A program of the first few arms then asks the teacher for as few views as
+  they need.
   """
   arms = [arm for arm in study.arms if arm.objective]
   if not arms:
@@ -168,7 +169,7 @@ def distilling(study):
 
 
 def once_asked(arms):
-  """The arms with the teacher's cached answers; those of two views are one."""
+  """The arms under the cached view; arms that differed in the view are one."""
   cached = [dataclasses.replace(arm, view="cached") for arm in arms]
   return list({arm.objective: arm for arm in cached}.values())
 

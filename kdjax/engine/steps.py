@@ -397,7 +397,9 @@ def prepare_batch(
   carry,
   **rendering,
 ):
-  """What all trials of a block share in a step: views and the teacher's words.
+  """Makes what all trials of a block share in a step: views and answers.
+
+  The answers are what the block's teacher returns for each view.
 
   Args:
     block: `{"key", "teacher"}`: random key and the teacher's variables; for

@@ -185,7 +185,10 @@ def _per_step(programs, epoch):
 
 
 def _of_all_arms(programs, evaluation):
-  """The `Cost` of all groups of arms, of whose loop the compiler counts one."""
+  """The `Cost` of evaluating all groups of arms.
+
+  They are stepped in a loop, whose body the compiler counts once.
+  """
   places, together = programs.layout.arm_ids.shape[1], programs.layout.together
   if "while(" not in evaluation.text:
     return evaluation

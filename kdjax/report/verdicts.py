@@ -91,8 +91,8 @@ def comparable(found, p, wide, margin):
 def apart(row, interval, margin):
   """Whether two are shown to lie further apart than `margin`, in Dice.
 
-  The interval has to say so, and that over hold-outs; of the folds only that
-  they agree on which is better.
+  The interval has to lie beyond the margin, and so has the interval over
+  hold-outs where there is one; the folds need only agree on which is better.
   """
   if not _enough(row):
     return False
