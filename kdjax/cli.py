@@ -338,7 +338,7 @@ def _table_of_training(options):
       trained = loop.train(study)  # Reads what all have trained.
     cases.write(study, *trained)
     efficiency.write(study, latency.measure)
-    return build.write(options.workdir, *_asked(options.workdir))
+    return build.write(_results(options.workdir))
 
 
 def _keep_compilations(config):
@@ -382,27 +382,26 @@ def _bench(options):
 def _report(options):
   from kdjax.report import across
   from kdjax.report import build
-  from kdjax.report import results
 
   folders = [*options.workdirs, *filter(None, [options.workdir])]
   if not folders:
     raise UserError("report: name a workdir, or several to compare.")
-  runs = {str(folder): (folder, *_asked(folder)) for folder in folders}
-  if len(runs) > 1:
-    found = {name: results.compute(*run) for name, run in runs.items()}
+  found = {str(folder): _results(folder) for folder in folders}
+  if len(found) > 1:
     print(across.write(found, options.out))
     return
-  (run,) = runs.values()
-  print(build.write(*run, cases=options.cases))
+  (result,) = found.values()
+  print(build.write(result, options.cases))
   if options.out:
-    build.publish(*run, options.out)
+    build.publish(result, options.out)
 
 
-def _asked(workdir):
-  """Config, arms and parameter counts of a trained workdir."""
+def _results(workdir):
+  """The `Results` of a trained workdir."""
   from kdjax import configs
   from kdjax.distill import trials
   from kdjax.engine import networks
+  from kdjax.report import results
 
   config = configs.read(workdir)
   # efficiency.csv has the counts, and needs no network to be made.
@@ -411,7 +410,7 @@ def _asked(workdir):
     if name not in config:
       raise UserError(f"{workdir}/config.json is damaged (it lacks {name}).")
   counts = {} if stored else networks.parameters(config)
-  return config, trials.make_arms(config.grid), counts
+  return results.compute(workdir, config, trials.make_arms(config.grid), counts)
 
 
 def _plan(options):

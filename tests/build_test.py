@@ -9,6 +9,7 @@ import pytest
 
 from kdjax import cli
 from kdjax.report import build
+from kdjax.report import results
 from kdjax.report import segmentations
 from tests import simulated
 
@@ -33,10 +34,13 @@ def workdirs(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_one_workdir_gives_everything_and_compiles_nothing(
-  workdirs, capsys, tmp_path
+def test_one_workdir_gives_everything_computes_once_and_compiles_nothing(
+  workdirs, capsys, tmp_path, monkeypatch
 ):
-  compiled = []
+  compiled, computed, compute = [], [], results.compute
+  monkeypatch.setattr(
+    results, "compute", lambda *x: computed.append(x) or compute(*x)
+  )
 
   def listen(event, duration, **_):
     if "compile" in event:
@@ -49,6 +53,7 @@ def test_one_workdir_gives_everything_and_compiles_nothing(
   finally:
     jax.monitoring.clear_event_listeners()
   assert compiled == []
+  assert len(computed) == 1
   report = workdirs[0] / "report"
   assert (report / "table.md").read_text() in capsys.readouterr().out
   for name in ("table.csv", "index.html", "per_case.csv", "config.json"):
@@ -89,8 +94,9 @@ def test_what_is_published_says_how_it_was_made_and_names_no_folder(
   (run / "environment.json").write_text(json.dumps(record))
   costs = "model,parameters,device_seconds\nStudent,90,60\n"
   (run / "efficiency.csv").write_text(costs)
-  build.write(run, config, simulated.ARMS)
-  build.publish(run, config, simulated.ARMS, {}, out)
+  found = results.compute(run, config, simulated.ARMS)
+  build.write(found)
+  build.publish(found, out)
   told = (out / "README.md").read_text()
   for words in (
     "`kdjax train --config.data.dir=.../busi --workdir a/b`",
@@ -153,8 +159,6 @@ def test_errors_are_a_line_with_the_way_out(workdirs, capsys, arguments, said):
 
 
 def test_cases_are_where_distillation_helped_most_and_least(workdirs):
-  from kdjax.report import results
-
   found = results.compute(workdirs[0], simulated.config(), simulated.ARMS)
   scores = found.scores
   gain = scores[list(simulated.DISTILLED)].mean(axis=1) - scores["Student"]

@@ -14,6 +14,7 @@ from scipy import stats
 from kdjax.evaluate import statistics
 from kdjax.report import build
 from kdjax.report import comparisons
+from kdjax.report import results
 from tests import simulated
 
 COLUMNS = (
@@ -114,7 +115,7 @@ def test_every_number_equals_a_second_route(tmp_path, holdout):
   )
   kind = {"kind": "holdout" if holdout else "kfold"}
   config = simulated.workdir(tmp_path, frame, simulated.config(splits=kind))
-  build.write(tmp_path, config, simulated.ARMS)
+  build.write(results.compute(tmp_path, config, simulated.ARMS))
   found = read(tmp_path / "report" / "comparisons.csv")
   assert ",".join(found[0]).startswith(COLUMNS)
   assert [x["reference"] for x in found] == ["Student"] * 12 + ["Teacher"] * 13

@@ -51,7 +51,8 @@ STUDY = [
 def write(workdir, lines, parameters=None, published=False):
   (workdir / "per_case.csv").write_text("\n".join([HEADER, *lines]) + "\n")
   settings = simulated.config(published=published)
-  return build.write(workdir, settings, simulated.ARMS, parameters or {})
+  found = computed.compute(workdir, settings, simulated.ARMS, parameters or {})
+  return build.write(found)
 
 
 def rows(workdir, name="table"):
@@ -130,7 +131,9 @@ def test_millimetres_stand_where_they_are_known(tmp_path):
   lines = [f"{x},{i / 10 if i % 3 else ''},0.05" for i, x in enumerate(STUDY)]
   content = "\n".join([f"{HEADER},hd95_mm,assd_mm", *lines]) + "\n"
   (tmp_path / "per_case.csv").write_text(content)
-  text = build.write(tmp_path, simulated.config(), simulated.ARMS)
+  text = build.write(
+    computed.compute(tmp_path, simulated.config(), simulated.ARMS)
+  )
   assert "HD95, mm" in text
   found = rows(tmp_path)["Teacher"]
   assert float(found["hd95_mm_mean"]) == pytest.approx((0.7 + 0.8) / 2)

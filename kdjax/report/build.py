@@ -14,30 +14,24 @@ from kdjax.report import latex
 from kdjax.report import markdown
 from kdjax.report import page
 from kdjax.report import readme
-from kdjax.report import results as computed
 from kdjax.report import segmentations
 from kdjax.report import tables
 from kdjax.report import words
 
 
-def write(workdir, config, arms, parameters=None, cases=()):
+def write(results, cases=()):
   """Writes report/ of a workdir.
 
   Args:
-    workdir: a trained one.
-    config: of the run.
-    arms: `trials.make_arms(config.grid)`.
-    parameters: model to parameter count, for a workdir without efficiency.csv.
+    results: `results.Results` of a trained one.
     cases: test cases to show; chosen by the numbers when empty.
 
   Returns:
     The Markdown: table, answer, claims and notes.
 
   Raises:
-    UserError: per_case.csv is missing or damaged, or a case is unknown; nothing
-      is written then.
+    UserError: a file is damaged, or a case is unknown; nothing is written then.
   """
-  results = computed.compute(workdir, config, arms, parameters)
   segmentations.named(results, cases)
   _check(results)
   print("report: tables, figures and page.", file=sys.stderr)
@@ -49,21 +43,21 @@ def write(workdir, config, arms, parameters=None, cases=()):
   return text
 
 
-def publish(workdir, config, arms, parameters, out):
-  """Copies a written report to `out`, images of patients never.
+def publish(results, out):
+  """Copies the report that was written of `results` to `out`.
 
-  Only the phantom's images go along: everything that shows a case is left out
-  of any other data set's copy, and the page is made anew without it. The config
-  decides, since a folder of patients may be called "phantom". README.md tells
-  what was run where, and no file names the machine's folders.
+  Images of patients never, only the phantom's go along: everything that shows
+  a case is left out of any other data set's copy, and the page is made anew
+  without it. The config decides, since a folder of patients may be called
+  "phantom". README.md tells what was run where, and no file names the machine's
+  folders.
   """
   out = epath.Path(out)
-  workdir = epath.Path(workdir)
+  workdir = results.workdir
   if out.resolve().is_relative_to(workdir.resolve()):
     raise UserError(f"--out={out} is in the workdir: choose another folder.")
   report = workdir / "report"
-  public = config.data.name == "phantom"
-  results = computed.compute(workdir, config, arms, parameters)
+  public = results.config.data.name == "phantom"
   for name in ("config.json", "environment.json"):
     _copy(workdir / name, out / name, words.without_folders)
   for name in ("data.json", "efficiency.csv", "history.csv", "per_case.csv"):
