@@ -63,6 +63,19 @@ def _no_compilation_cache_left():
     compilation_cache.reset_cache()
 
 
+@pytest.fixture(autouse=True)
+def _no_tpu_left():
+  """Takes back what compiling for a slice tells libtpu.
+
+  A command that a later test starts would take this machine for a TPU's host.
+  """
+  told = lambda: {x for x in os.environ if x.startswith(("TPU_", "ALLOW_MUL"))}
+  before = told()
+  yield
+  for name in told() - before:
+    del os.environ[name]
+
+
 def make_dataset(cases=12, side=16):
   """Bright discs on noise: learnable, and in memory at once."""
   rng = np.random.default_rng(0)
