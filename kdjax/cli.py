@@ -39,11 +39,8 @@ def main(argv=None):
   try:
     options.overrides = _overrides(parser, options, rest)
     options.run(options)
-    sys.stdout.flush()
   except UserError as error:
     return _fail(options, error)
-  except BrokenPipeError:  # Whoever reads, such as `head`, has read enough.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except OSError as error:
     return _fail(options, error, _of_system(error))
   except Interrupted as stopped:
@@ -59,6 +56,17 @@ def main(argv=None):
       f"{type(error).__name__}: {error} (--verbose shows where)",
     )
   return 0
+
+
+def _print(text):
+  """Prints a result; whoever reads it, such as `head`, may have read enough.
+
+  Any other pipe or connection that breaks is still an error.
+  """
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:  # Python flushes once more when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(options, error, line=""):
@@ -253,7 +261,7 @@ class _HelpConfig(argparse.Action):
   def __call__(self, parser, namespace, values, option_string=None):
     from kdjax import fields
 
-    print("\n".join(fields.described()))
+    _print("\n".join(fields.described()))
     parser.exit()
 
 
@@ -291,7 +299,7 @@ def _train(options):
   with interruption.heed(options.command_line):
     table = _table_of_training(options)
   if table is not None:
-    print(table)
+    _print(table)
     page = options.workdir / "report" / "index.html"
     print(
       f"kdjax: the page is {page}. To keep what may be shown: "
@@ -376,7 +384,7 @@ def _bench(options):
     environment.write(options.workdir, jax.devices())
     measured = run.run(study, options.rounds, options.peer == "torch")
     record.write(measured, options.workdir)
-  print(record.table(measured))
+  _print(record.table(measured))
 
 
 def _report(options):
@@ -388,10 +396,10 @@ def _report(options):
     raise UserError("report: name a workdir, or several to compare.")
   found = {str(folder): _results(folder) for folder in folders}
   if len(found) > 1:
-    print(across.write(found, options.out))
+    _print(across.write(found, options.out))
     return
   (result,) = found.values()
-  print(build.write(result, options.cases))
+  _print(build.write(result, options.cases))
   if options.out:
     build.publish(result, options.out)
 
@@ -422,7 +430,7 @@ def _plan(options):
 
   config = configs.load(options.config, options.overrides)
   planned = plan.make_plan(config, topology.make_slice(options.topology))
-  print(forecast.table(planned))
+  _print(forecast.table(planned))
   if options.json:
     text = json.dumps(forecast.numbers(planned), indent=2) + "\n"
     files.write_text(options.json, text)
@@ -434,13 +442,13 @@ def _data(options):
   from kdjax.engine import studies
 
   config = configs.load(options.config, options.overrides)
-  print(pipeline.describe(*studies.load_data(config)))
+  _print(pipeline.describe(*studies.load_data(config)))
 
 
 def _export(options):
   from kdjax.deploy import export
 
-  print(
+  _print(
     export.write(
       options.workdir,
       options.out,
@@ -459,7 +467,7 @@ def _predict(options):
   text, failures = predict.run(
     options.model, options.images, options.out, options.batch
   )
-  print(text)
+  _print(text)
   if failures:
     raise UserError(f"{failures} not predicted, see above; the others were.")
 

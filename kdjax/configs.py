@@ -141,11 +141,13 @@ def _value(old, text):
   if not isinstance(old, tuple):
     return _literal(text)
   value = _literal(text)
+  has_words = lambda values: any(isinstance(x, str) for x in values)
+  words = not old or has_words(old)
   if value == text:  # No literal as a whole: words or numbers with commas.
-    value = [_literal(part) for part in text.split(",") if part]
+    parts = [part for part in text.split(",") if part]
+    value = parts if words else [*map(_literal, parts)]
   value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-  is_word = lambda x: isinstance(x, str)
-  if old and not any(map(is_word, old)) and any(map(is_word, value)):
+  if not words and has_words(value):
     raise TypeError(f"{text} has words where {old} has none")
   return value
 

@@ -1,6 +1,7 @@
 """The command: one line for what is wrong, the table for what is right."""
 
 import csv
+import errno
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from kdjax import cli
+from kdjax.engine import studies
 
 CONFIGS = sorted(path.stem for path in pathlib.Path("configs").glob("[!_]*.py"))
 AS_A_USER = ("quickstart", "busi_cpu")
@@ -109,6 +111,15 @@ def test_a_reader_who_has_read_enough_is_no_error(tmp_path):
   _, said = process.communicate(timeout=300)
   assert process.returncode == 0, said
   assert "Broken" not in said
+
+
+def test_a_connection_that_breaks_is_an_error_all_the_same(monkeypatch, capsys):
+  def broken(*_):
+    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+  monkeypatch.setattr(studies, "load_data", broken)
+  assert run("data", "--config=configs/paper.py:tiny") == 1
+  assert "Broken pipe. Files on disk are whole" in capsys.readouterr().err
 
 
 def test_every_field_of_a_config_is_explained(capsys):

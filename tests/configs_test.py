@@ -75,6 +75,7 @@ def test_a_config_that_nobody_would_read_is_refused(folder, body, said):
     ("grid.loss", "MSE,KLD", ("MSE", "KLD")),
     ("published", "False", False),
     ("data.classes", "benign,malignant", ("benign", "malignant")),
+    ("data.classes", "benign,4", ("benign", "4")),
     ("grid.learning_rate", "1e-3,0.01,", (0.001, 0.01)),
   ],
 )
