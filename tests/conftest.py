@@ -69,7 +69,8 @@ def _no_tpu_left():
 
   A command that a later test starts would take this machine for a TPU's host.
   """
-  told = lambda: {x for x in os.environ if x.startswith(("TPU_", "ALLOW_MUL"))}
+  names = ("TPU_", "ALLOW_MULTIPLE_LIBTPU_LOAD")
+  told = lambda: {x for x in os.environ if x.startswith(names)}
   before = told()
   yield
   for name in told() - before:

@@ -85,8 +85,8 @@ def publish(results, out):
         shown.append((f"figures/cases/{path.name}", about))
     _copy(report / "index.html", out / "index.html")
   else:
-    table, notes = tables.summarize(results), footnotes.make(results)
-    content = page.make(results, table, notes, plots, None)
+    notes = footnotes.make(results)
+    content = page.make(results, results.table, notes, plots, None)
     files.write_text(out / "index.html", content)
   text = (report / "table.md").read_text()
   content = readme.make(results, text, shown, sorted({*names, "index.html"}))
@@ -105,7 +105,7 @@ def _check(results):
 
 
 def _write_tables(results):
-  table, notes = tables.summarize(results), footnotes.make(results)
+  table, notes = results.table, footnotes.make(results)
   text = markdown.table(results, table, notes)
   frames = {
     "table": table,

@@ -85,10 +85,6 @@ def question(results):
   return f"A student{sizes} on {data_name(results)}: {asked}?"
 
 
-def _title(results):
-  return f"kdjax: {data_name(results)}"
-
-
 def data_name(results):
   """What the data set calls itself."""
   return results.data.get("name", results.config.data.name)

@@ -15,6 +15,7 @@ from kdjax.report import claims
 from kdjax.report import comparisons
 from kdjax.report import factors
 from kdjax.report import rows
+from kdjax.report import tables
 from kdjax.report import verdicts
 
 EFFICIENCY = (
@@ -69,6 +70,11 @@ class Results:
     """Names of the arms that distil something and have results."""
     tested = set(self.per_case["model"])
     return [x.name for x in self.arms if x.objective and x.name in tested]
+
+  @functools.cached_property
+  def table(self):
+    """Frame of `tables.COLUMNS`, and the published where asked for."""
+    return tables.summarize(self)
 
   @functools.cached_property
   def scores(self):
