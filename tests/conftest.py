@@ -22,19 +22,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 
-# Files that take minutes, longest first: started last, one of them would keep
-# a worker busy while the other has nothing left to do.
+# Files that train or compile for minutes. They come last, since reports, which
+# collect garbage often, are slow in a process that holds their programs; and
+# the longest of them first, or one worker would wait for the other at the end.
 _LONGEST = (
   "tpu_test chaos_test cli_test grid_test processes_test launch_test "
-  "peer_test bench_test comparisons_test buckets_test build_test"
+  "peer_test bench_test buckets_test"
 ).split()
 
 
 def pytest_collection_modifyitems(items):
-  """Lets the longest files begin first; the rest stays in its order."""
-  last = len(_LONGEST)
-  rank = {name: i for i, name in enumerate(_LONGEST)}
-  items.sort(key=lambda item: rank.get(item.path.stem, last))
+  """Lets the longest files begin behind all others, the longest first."""
+  rank = {name: i for i, name in enumerate(_LONGEST, start=1)}
+  items.sort(key=lambda item: rank.get(item.path.stem, 0))
 
 
 @pytest.fixture(autouse=True)
