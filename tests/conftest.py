@@ -26,7 +26,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 # collect garbage often, are slow in a process that holds their programs; and
 # the longest of them first, or one worker would wait for the other at the end.
 _LONGEST = (
-  "tpu_test chaos_test cli_test grid_test processes_test launch_test "
+  "chaos_test cli_test grid_test processes_test launch_test tpu_test "
   "peer_test bench_test buckets_test"
 ).split()
 

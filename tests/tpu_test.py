@@ -32,10 +32,16 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def optimised():
-  """What is tested here is what the compiler makes of a program."""
+  """What is tested here is what the compiler makes of a program.
+
+  With the least effort for its speed on the chip, which takes minutes on some
+  processors where the default takes half an hour.
+  """
   jax.config.update("jax_disable_most_optimizations", False)
+  jax.config.update("jax_exec_time_optimization_effort", -1.0)
   yield
   jax.config.update("jax_disable_most_optimizations", True)
+  jax.config.update("jax_exec_time_optimization_effort", 0.0)
 
 
 def make_programs(study, stage, where):
