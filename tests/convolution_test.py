@@ -82,14 +82,21 @@ def test_every_row_of_vmap_equals_the_row_alone(kind):
 
 @every_kind
 @pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
-def test_values_and_gradients_equal_those_of_the_plain_lowering(kind, axes):
+@pytest.mark.parametrize(
+  "ours",
+  [convolution.unrolled, convolution.into_groups, convolution.one_by_one],
+  ids=["unrolled", "grouped", "one by one"],
+)
+def test_values_and_gradients_equal_those_of_the_plain_lowering(
+  kind, axes, ours
+):
   with jax.enable_x64(True):
     x, k = (jnp.float64(x) for x in operands(kind))
     x = x if axes[0] == 0 else x[0]
     k = k if axes[1] == 0 else k[0]
     for grad_of_vmap in (False, True):
       results = []
-      for lowering in (convolution.unrolled, convolution.plain):
+      for lowering in (ours, convolution.plain):
         convolve = make(kind, lowering)
         if grad_of_vmap:
           f = jax.value_and_grad(
@@ -137,7 +144,7 @@ def test_nested_maps_unroll_too():
   assert no_grouped_convolution(nested, nest(x), nest(k))
 
 
-@pytest.mark.parametrize("quickest", ["plain", "unrolled"])
+@pytest.mark.parametrize("quickest", ["grouped", "unrolled"])
 def test_a_gpu_takes_what_is_quickest_there_and_asks_once(
   monkeypatch, quickest
 ):

@@ -99,8 +99,16 @@ def test_a_trial_in_the_grid_equals_the_trial_alone_or_in_another_grid(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arms", [SOME, SOME[-1:]])
-def test_plain_and_unrolled_lowering_agree(grid, on_devices, tmp_path, arms):
-  grid.assert_equal_in(tmp_path, arms, folds=(0,), lowering="unrolled")
+@pytest.mark.parametrize("lowering", ["unrolled", "grouped"])
+def test_other_lowerings_agree_with_plain(
+  grid, on_devices, tmp_path, arms, lowering
+):
+  grid.assert_equal_in(tmp_path, arms, folds=(0,), lowering=lowering)
+
+
+@pytest.mark.slow
+def test_two_blocks_grouped_at_once_change_nothing(grid, on_devices, tmp_path):
+  grid.assert_equal_in(tmp_path, blocks_at_once=2, lowering="grouped")
 
 
 @pytest.mark.slow

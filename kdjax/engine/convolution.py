@@ -16,6 +16,7 @@ import time
 import jax
 import jax.numpy as jnp
 
+from kdjax.engine import grouped
 from kdjax.engine import lowerings
 from kdjax.engine import onednn
 from kdjax.errors import UserError
@@ -23,48 +24,50 @@ from kdjax.errors import UserError
 plain = jax.lax.conv_general_dilated
 
 
-def _unroll(
-  lhs,
-  rhs,
-  window_strides,
-  padding,
-  lhs_dilation=None,
-  rhs_dilation=None,
-  dimension_numbers=None,
-  feature_group_count=1,
-  precision=None,
-  *,
-  choices,
-):
-  """`lax.conv_general_dilated` that `vmap` repeats instead of grouping.
+def _lowering(under_vmap):
+  """`under_vmap(kind)`, called as `lax.conv_general_dilated` is.
 
-  Takes what `nn.Conv(conv_general_dilated=...)` passes, with the same result
-  to the last bit for every row of a mapped axis as without the axis.
-  Depthwise convolutions become shifted multiplies, 1x1 convolutions matrix
-  products. The rest is oneDNN's where it is asked for; else channels that make
-  XLA:CPU slow are filled up with zeros, which changes sums by rounding alone.
+  That is what `nn.Conv(conv_general_dilated=...)` passes.
   """
-  hashable = lambda x: None if x is None else tuple(x)
-  kind = lowerings.Kind(
-    window_strides=tuple(window_strides),
-    padding=(
-      padding if isinstance(padding, str) else tuple(map(tuple, padding))
-    ),
-    lhs_dilation=hashable(lhs_dilation),
-    rhs_dilation=hashable(rhs_dilation),
-    dimension_numbers=dimension_numbers,
-    feature_group_count=feature_group_count,
-    precision=precision,
-  )
-  return _unrolled_under_vmap(kind, choices)(lhs, rhs)
 
+  def convolve(
+    lhs,
+    rhs,
+    window_strides,
+    padding,
+    lhs_dilation=None,
+    rhs_dilation=None,
+    dimension_numbers=None,
+    feature_group_count=1,
+    precision=None,
+  ):
+    hashable = lambda x: None if x is None else tuple(x)
+    kind = lowerings.Kind(
+      window_strides=tuple(window_strides),
+      padding=(
+        padding if isinstance(padding, str) else tuple(map(tuple, padding))
+      ),
+      lhs_dilation=hashable(lhs_dilation),
+      rhs_dilation=hashable(rhs_dilation),
+      dimension_numbers=jax.lax.conv_dimension_numbers(
+        lhs.shape, rhs.shape, dimension_numbers
+      ),
+      feature_group_count=feature_group_count,
+      precision=precision,
+    )
+    return under_vmap(kind)(lhs, rhs)
 
-unrolled = functools.partial(_unroll, choices=lowerings.OWN)
-with_onednn = functools.partial(_unroll, choices=lowerings.WITH_ONEDNN)
+  return convolve
 
 
 @functools.cache  # One custom_vmap per kind of convolution.
 def _unrolled_under_vmap(kind, choices):
+  """A convolution that `vmap` repeats instead of grouping.
+
+  Every row of a mapped axis has the same result to the last bit as without the
+  axis. The first of `choices` that fits computes it, which changes sums by
+  rounding alone.
+  """
 
   def take(way, lhs, rhs, *cotangent):
     chosen = next(x for x in choices if x.fits(kind, lhs, rhs, way))
@@ -104,7 +107,21 @@ def _repeat_over_mapped_axis(function):
   return repeated
 
 
-LOWERINGS = {"plain": plain, "unrolled": unrolled, "onednn": with_onednn}
+def _unrolled(choices):
+  return _lowering(functools.partial(_unrolled_under_vmap, choices=choices))
+
+
+unrolled = _unrolled(lowerings.OWN)
+with_onednn = _unrolled(lowerings.WITH_ONEDNN)
+one_by_one = _unrolled(lowerings.WHOLE)
+into_groups = _lowering(grouped.under_vmap)
+
+LOWERINGS = {
+  "plain": plain,
+  "grouped": into_groups,
+  "unrolled": unrolled,
+  "onednn": with_onednn,
+}
 
 
 def choose(name="auto", platform=None):
@@ -129,12 +146,14 @@ def choose(name="auto", platform=None):
       "engine.lowering='onednn': needs a CPU, Linux on x86-64 and jaxlib "
       f"{' or '.join(onednn.VERSIONS)}; leave it at 'auto'."
     )
+  if name == "unrolled" and platform not in ("cpu", "tpu"):
+    return one_by_one  # What else it does is for CPUs.
   return LOWERINGS[name]
 
 
 @functools.cache  # One choice a process, whatever asks.
 def _quickest():
-  return min(("plain", "unrolled"), key=_seconds)
+  return min(("grouped", "unrolled"), key=_seconds)
 
 
 def _seconds(name):

@@ -121,6 +121,13 @@ class Product(Plain):
     return 1
 
 
+class Whole(Plain):
+  """XLA's own, the kernel's gradient in one piece."""
+
+  def pieces(self, kind, lhs, rhs):
+    return 1
+
+
 # What Eigen's kernels want the channels that go in and come out to be
 # multiples of: 28 to 28 channels of 64 x 64 pixels take 1.4 times as long as
 # 28 to 32, and their kernel's gradient 2.7 times.
@@ -218,3 +225,4 @@ class Depthwise:
 # The first that fits is taken.
 OWN = (Depthwise(), Product(), Filled(), Plain())
 WITH_ONEDNN = (Depthwise(), OneDNN(), Product(), Filled(), Plain())
+WHOLE = (Whole(),)
