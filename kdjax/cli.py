@@ -187,6 +187,18 @@ def _parser():
     metavar="N",
     help="steps of each, interleaved, that are timed (default: 5)",
   )
+  bench.add_argument(
+    "--modes",
+    type=lambda text: tuple(text.split(",")),
+    metavar="MODE,...",
+    help="of alone, serial, fused, fused_cached (default: all)",
+  )
+  bench.add_argument(
+    "--trials",
+    type=lambda text: tuple(int(x) for x in text.split(",")),
+    metavar="N,...",
+    help="in the fused programs (default: 1,2,4,8,12,24,36)",
+  )
   plan = command(
     "plan",
     _plan,
@@ -368,6 +380,7 @@ def _bench(options):
 
   from kdjax import configs
   from kdjax import files
+  from kdjax.bench import modes
   from kdjax.bench import record
   from kdjax.bench import run
   from kdjax.engine import memory
@@ -376,13 +389,24 @@ def _bench(options):
 
   if options.rounds < 1:
     raise UserError(f"--rounds={options.rounds}: at least 1.")
+  names = options.modes or modes.NAMES
+  if unknown := set(names) - set(modes.NAMES):
+    raise UserError(
+      f"--modes={','.join(sorted(unknown))}: choose from "
+      f"{', '.join(modes.NAMES)}."
+    )
+  sizes = options.trials or modes.SIZES
+  if min(sizes) < 1:
+    raise UserError(f"--trials={min(sizes)}: at least 1.")
   memory.keep()
   config = configs.load(options.config, options.overrides)
   study = studies.make_study(config, options.workdir)
   with files.lock(options.workdir):
     configs.claim(config, options.workdir)
     environment.write(options.workdir, jax.devices())
-    measured = run.run(study, options.rounds, options.peer == "torch")
+    measured = run.run(
+      study, options.rounds, options.peer == "torch", names, sizes
+    )
     record.write(measured, options.workdir)
   _print(record.table(measured))
 

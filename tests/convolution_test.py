@@ -159,7 +159,7 @@ def test_a_gpu_takes_what_is_quickest_there_and_asks_once(
   for _ in range(2):
     chosen = convolution.choose("auto", "gpu")
     assert chosen is convolution.LOWERINGS[quickest]
-  assert sorted(asked) == ["plain", "unrolled"]
+  assert sorted(asked) == ["grouped", "unrolled"]
   convolution._quickest.cache_clear()
 
 

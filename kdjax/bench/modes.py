@@ -19,6 +19,7 @@ from kdjax.plan import compiled
 
 # Numbers of trials in one program.
 SIZES = (1, 2, 4, 8, 12, 24, 36)
+NAMES = ("alone", "serial", "fused", "fused_cached")
 
 
 class Program:
@@ -100,13 +101,15 @@ class Mode:
     return sum(cost.flops for cost in self.costs)
 
 
-def make_modes(study, teacher, say):
-  """All of kdjax's own modes, compiled.
+def make_modes(study, teacher, say, names=NAMES, sizes=SIZES):
+  """Compiles kdjax's own modes.
 
   Args:
     study: `Study` with a grid of distilling arms, both views among them.
     teacher: what `untrained_teacher` returned.
     say: called with a line after each compilation.
+    names: those of `NAMES` that are wanted.
+    sizes: numbers of trials of the fused programs.
 
   Returns:
     A list of `Mode`.
@@ -130,12 +133,16 @@ def make_modes(study, teacher, say):
     )
 
   student = next(arm for arm in study.arms if not arm.objective)
-  return [
-    mode("alone", [student], shared={**taught, "teacher": {}}),
-    mode("serial", *([arm] for arm in arms)),
-    *(mode("fused", enough(arms, size)) for size in SIZES),
-    mode("fused_cached", enough(once_asked(arms), len(arms))),
-  ]
+  untaught = {**taught, "teacher": {}}
+  makers = {
+    "alone": lambda name: [mode(name, [student], shared=untaught)],
+    "serial": lambda name: [mode(name, *([arm] for arm in arms))],
+    "fused": lambda name: [mode(name, enough(arms, size)) for size in sizes],
+    "fused_cached": lambda name: [
+      mode(name, enough(once_asked(arms), len(arms)))
+    ],
+  }
+  return [made for name in names for made in makers[name](name)]
 
 
 def teacher_flops(study):

@@ -31,6 +31,8 @@ _NETWORKS = ("UNet", "UNetPlusPlus")
 _ENCODERS = ("resnet50", "resnet101", "resnet152")
 _LOSSES = ("MSE", "KLD")
 _VIEWS = ("strong", "weak")
+_PLATFORMS = ("cpu", "gpu")
+_DTYPES = ("float32", "bfloat16")
 
 
 class Peer:
@@ -90,8 +92,13 @@ class Peer:
     self._stack.close()
 
   def step(self, arm):
-    """Trains the arm named `arm` for a step; returns the seconds it took."""
-    return float(self._ask("step", arm))
+    """Trains the arm named `arm` on; returns the seconds of a step.
+
+    As many steps go without an answer as our own programs do.
+    """
+    programs = self._programs
+    steps = programs.steps_per_epoch if programs.layout.scan else 1
+    return float(self._ask("step", arm, steps))
 
   def gradients(self, arm):
     """Losses and gradients of the arm's next step.
@@ -177,6 +184,10 @@ def _check(study):
       f"--peer torch: {_SCRIPT} is not there: run kdjax from a checkout of its "
       "repository (pip install --editable)."
     )
+  if jax.default_backend() not in _PLATFORMS:
+    raise _missing(f"{jax.default_backend()}", _PLATFORMS)
+  if (dtype := study.config.engine.dtype) not in _DTYPES:
+    raise _missing(f"engine.dtype={dtype}", _DTYPES)
   for role in ("teacher", "student"):
     spec = study.config[role]
     if spec.name not in _NETWORKS:
@@ -204,6 +215,8 @@ def _describe(study):
     "teacher": _spec(study, "teacher"),
     "student": _spec(study, "student"),
     "arms": [_arm(arm) for arm in study.arms],
+    "dtype": study.config.engine.dtype,
+    "platform": jax.default_backend(),
   }
 
 

@@ -56,43 +56,63 @@ def table(measured):
     compiled = f"{x['compile_seconds']:.1f}" if ours else ""
     counted = f"{x['flops'] / 1e9:>9.1f}{rate:>13.0%}" if ours else ""
     lines.append(
-      f"{x['name']:14}{x['trials']:>7}{median:>9.3f}"
-      f"{x['step_seconds_min']:>8.3f}{x['step_seconds_max']:>8.3f}"
-      f"{median / x['trials']:>9.3f}{compiled:>12}"
+      f"{x['name']:14}{x['trials']:>7}{median:>9.4f}"
+      f"{x['step_seconds_min']:>8.4f}{x['step_seconds_max']:>8.4f}"
+      f"{median / x['trials']:>9.4f}{compiled:>12}"
       f"{x['peak_bytes'] / 1e9:>9.2f}{counted}"
     )
   return "\n".join([*lines, "", *_sentences(measured)])
 
 
 def _sentences(measured):
-  found = {(x["name"], x["trials"]): x for x in measured.rows}
+  """What follows from the rows that there are."""
   by_name = {x["name"]: x for x in measured.rows}
-  serial, cached = by_name["serial"], by_name["fused_cached"]
-  fused = found["fused", serial["trials"]]
-  alone = by_name["alone"]
-  seconds = lambda x: x["step_seconds_median"]
   yield (
     f"This machine's best convolution: {measured.best_rate / 1e9:.0f} GFLOP/s."
   )
-  yield (
-    f"Fused, {fused['trials']} trials: {seconds(serial) / seconds(fused):.2f} "
-    "times as fast as kdjax's trials in turn; "
-    f"{seconds(fused) / (fused['trials'] * seconds(alone)):.2f} times the "
-    f"time of {fused['trials']} students alone."
-  )
-  ideal = (
-    fused["trials"] * alone["flops"] + measured.views * measured.teacher_flops
-  )
-  yield (
-    f"Its operations are {fused['flops'] / ideal:.3f} times those of "
-    f"{fused['trials']} students and {measured.views} answers of the teacher."
-  )
-  if torch := by_name.get("torch_serial"):
+  for fused in measured.rows:
+    if fused["name"] == "fused":
+      yield from _of_fused(fused, by_name, measured)
+  cached, torch = (by_name.get(x) for x in ("fused_cached", "torch_serial"))
+  if cached and torch:
     yield (
-      f"PyTorch in turn takes {seconds(torch) / seconds(fused):.2f} times as "
-      f"long as fused, {seconds(torch) / seconds(cached):.2f} times as long as "
-      "fused with the cached teacher."
+      f"Fused with the cached teacher, {cached['trials']} trials: "
+      f"{_a_trial(torch) / _a_trial(cached):.2f} times as fast as PyTorch in "
+      "turn."
     )
+
+
+def _of_fused(fused, by_name, measured):
+  """Of a program that fuses at least the arms of the grid."""
+  alone, serial, torch = (
+    by_name.get(x) for x in ("alone", "serial", "torch_serial")
+  )
+  count, says = fused["trials"], []
+  if any(x and count < x["trials"] for x in (serial, torch)):
+    return
+  if serial:
+    times = _a_trial(serial) / _a_trial(fused)
+    says.append(f"{times:.2f} times as fast as kdjax's trials in turn")
+  if torch:
+    times = _a_trial(torch) / _a_trial(fused)
+    says.append(f"{times:.2f} times as fast as PyTorch in turn")
+  if alone:
+    times = _a_trial(fused) / _a_trial(alone)
+    says.append(f"{times:.2f} times the time of {count} students alone")
+  if says:
+    yield f"Fused, {count} trials: {'; '.join(says)}."
+  if alone and serial and serial["trials"] == count:
+    answers = measured.views * measured.teacher_flops
+    ideal = count * alone["flops"] + answers
+    yield (
+      f"Its operations are {fused['flops'] / ideal:.3f} times those of "
+      f"{count} students and {measured.views} answers of the teacher."
+    )
+
+
+def _a_trial(row):
+  """Seconds of a step of one."""
+  return row["step_seconds_median"] / row["trials"]
 
 
 def write(measured, workdir):

@@ -33,13 +33,15 @@ class Measured:
   views: int
 
 
-def run(study, rounds, with_torch):
+def run(study, rounds, with_torch, names=modes.NAMES, sizes=modes.SIZES):
   """Times every mode `rounds` times, interleaved, after a round to warm up.
 
   Args:
     study: `Study`.
     rounds: that count.
     with_torch: whether PyTorch trains the same arms in turn too.
+    names: kdjax's own modes, of `modes.NAMES`.
+    sizes: numbers of trials of the fused programs.
 
   Returns:
     `Measured`.
@@ -52,9 +54,8 @@ def run(study, rounds, with_torch):
     teacher, peer = modes.untrained_teacher(study), None
     if with_torch:
       peer = stack.enter_context(modes.make_peer(study, teacher))
-    every = modes.make_modes(
-      study, teacher, lambda x: print(x, file=sys.stderr)
-    )
+    say = lambda x: print(x, file=sys.stderr)
+    every = modes.make_modes(study, teacher, say, names, sizes)
     if peer:
       every.append(modes.torch_serial(study, peer))
     seconds = [[] for _ in every]

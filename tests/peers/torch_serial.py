@@ -3,15 +3,17 @@
 `kdjax.bench.peer` starts it on a folder that holds the study, the first
 weights and the rendered batches. It then answers lines on its standard input:
 
-  step ARM              trains `ARM` for a step; prints the seconds.
+  step ARM N            trains `ARM` for N steps; prints the seconds of one.
   gradients ARM FILE    writes losses and gradients of the next step.
   parameters ARM FILE   writes the arm's trained parameters.
   peak                  prints the most memory held so far, bytes.
 
-What it writes has our names and shapes. Its settings are the quickest for
-PyTorch on CPU that keep its float32: all cores, channels last, BatchNorm folded
-into the teacher's convolutions, a fused Adam, freed memory kept in the
-process. The teacher stops after the deepest level that the arm compares.
+What it writes has our names and shapes. It runs where kdjax does, a CPU or a
+GPU, with the same numbers: float32 (on a GPU in TF32, as XLA) or bfloat16 by
+autocast. Its settings are the quickest for eager PyTorch that keep those: all
+cores, channels last, cuDNN's kernels timed, BatchNorm folded into the teacher's
+convolutions, a fused Adam, freed memory kept in the process. The teacher stops
+after the deepest level that the arm compares.
 """
 
 import json
@@ -184,6 +186,9 @@ class UNetPlusPlus(nn.Module):
     yield "head", self.head(x)
 
 
+# Torch's devices by JAX's platforms.
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+
 NETWORKS = {"UNet": UNet, "UNetPlusPlus": UNetPlusPlus}
 
 
@@ -227,7 +232,7 @@ LEAVES = {
 }
 
 
-def load(network, tensors):
+def load(network, tensors, device):
   """Fills `network` from arrays by our paths; all of both are used."""
   state = {}
   for path, array in tensors.items():
@@ -241,7 +246,12 @@ def load(network, tensors):
     if name.endswith("num_batches_tracked")
   }
   network.load_state_dict({**counters, **state})
-  return network.to(memory_format=torch.channels_last)
+  return network.to(device, memory_format=torch.channels_last)
+
+
+def numbers(tensor):
+  """An array of it, on the host."""
+  return tensor.detach().cpu().numpy()
 
 
 def ours(prefix, named):
@@ -249,7 +259,7 @@ def ours(prefix, named):
   arrays = {}
   for name, tensor in named:
     *place, leaf = name.split(".")
-    array = tensor.detach().numpy()
+    array = numbers(tensor)
     if array.ndim == 4:
       leaf, array = "kernel", array.transpose(2, 3, 1, 0)
     elif leaf == "weight":
@@ -286,7 +296,10 @@ def align(student, teacher):
   return [
     x
     if list(x.shape[2:]) == side
-    else functional.interpolate(x, side, mode="bilinear", antialias=True)
+    # Not there in bfloat16.
+    else functional.interpolate(
+      x.float(), side, mode="bilinear", antialias=True
+    )
     for x in (student, teacher)
   ]
 
@@ -302,17 +315,25 @@ class Trainer:
 
   def __init__(self, arm, study, weights, batches, teacher):
     self.arm = arm
+    self.cast = torch.autocast(
+      DEVICES[study["platform"]],
+      torch.bfloat16,
+      enabled=study["dtype"] == "bfloat16",
+    )
     self.batches = batches
     self.teacher = teacher
     self.done = 0
-    self.network = load(make_network(study["student"]), weights["student"])
+    device = DEVICES[study["platform"]]
+    self.network = load(
+      make_network(study["student"]), weights["student"], device
+    )
     self.network.train()
     self.regressors = nn.ModuleDict()
     for student, theirs, _ in arm["pairs"] if arm["pathway"] == "HReg" else ():
       name = f"{student}-{theirs}"
       tensors = weights["regressors"][name]
       shape = tensors["conv2/kernel"].shape
-      self.regressors[name] = load(Regressor(*shape[2:]), tensors)
+      self.regressors[name] = load(Regressor(*shape[2:]), tensors, device)
     self.optimizer = torch.optim.AdamW(
       [*self.network.parameters(), *self.regressors.parameters()],
       lr=arm["learning_rate"],
@@ -322,6 +343,10 @@ class Trainer:
 
   def losses(self):
     """Total, distillation and supervised loss of the next batch."""
+    with self.cast:
+      return self._losses()
+
+  def _losses(self):
     batch = {name: x[self.done % len(x)] for name, x in self.batches.items()}
     pairs = self.arm["pairs"]
     maps = look(
@@ -329,7 +354,7 @@ class Trainer:
     )
     sup = functional.cross_entropy(maps["head"], batch["mask"])
     if self.arm["pathway"] is None:
-      return {"train": sup, "distill": torch.zeros(()), "sup": sup}
+      return {"train": sup, "distill": torch.zeros_like(sup), "sup": sup}
     pairs = pairs or [("head", "head", 1.0)]
     with torch.inference_mode():
       answers = look(
@@ -379,7 +404,7 @@ class Trainer:
     self.optimizer.zero_grad(set_to_none=True)
     losses = self.losses()
     losses["train"].backward()
-    scalars = {f"loss/{x}": y.detach().numpy() for x, y in losses.items()}
+    scalars = {f"loss/{x}": numbers(y) for x, y in losses.items()}
     return {**scalars, **self.read(lambda x: x.grad)}
 
 
@@ -396,6 +421,7 @@ def tree(path):
 def make_trainers(folder):
   """Every arm of the study in `folder`, by name."""
   study = json.loads((folder / "study.json").read_text())
+  device = DEVICES[study["platform"]]
   weights = tree(folder / "weights.npz")
   regressors = {}
   for name, array in weights.pop("regressors", {}).items():
@@ -404,13 +430,15 @@ def make_trainers(folder):
   weights["regressors"] = regressors
   with np.load(folder / "batches.npz") as arrays:
     batches = {
-      name: torch.from_numpy(arrays[name]).long()
+      name: torch.from_numpy(arrays[name]).to(device).long()
       if name == "mask"
       # Channels come last as they are; torch's axes do not.
-      else torch.from_numpy(arrays[name]).permute(0, 1, 4, 2, 3)
+      else torch.from_numpy(arrays[name]).to(device).permute(0, 1, 4, 2, 3)
       for name in arrays
     }
-  teacher = load(make_network(study["teacher"]), weights["teacher"]).eval()
+  teacher = load(
+    make_network(study["teacher"]), weights["teacher"], device
+  ).eval()
   for module in list(teacher.modules()):
     if isinstance(module, ConvNorm):
       module.fold()
@@ -421,18 +449,25 @@ def make_trainers(folder):
   }
 
 
-def answer(trainers, command, name="", file=""):
+def answer(trainers, command, name="", rest=""):
   """What to print for a line of the input."""
+  on_gpu = torch.cuda.is_initialized()
   if command == "step":
+    steps = int(rest)
     start = time.perf_counter()
-    trainers[name].step()
-    return time.perf_counter() - start
+    for _ in range(steps):
+      trainers[name].step()
+    if on_gpu:
+      torch.cuda.synchronize()
+    return (time.perf_counter() - start) / steps
   if command == "gradients":
-    np.savez(file, **trainers[name].gradients())
-    return file
+    np.savez(rest, **trainers[name].gradients())
+    return rest
   if command == "parameters":
-    np.savez(file, **trainers[name].read())
-    return file
+    np.savez(rest, **trainers[name].read())
+    return rest
+  if command == "peak" and on_gpu:
+    return torch.cuda.max_memory_allocated()
   if command == "peak":
     # Linux counts in kilobytes.
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -450,6 +485,8 @@ def main(folder):
   """Answers until the input ends."""
   memory.keep()
   torch.set_num_threads(cores())
+  torch.backends.cudnn.benchmark = True
+  torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as cuDNN's.
   trainers = make_trainers(pathlib.Path(folder))
   print("ready", flush=True)
   for line in sys.stdin:
