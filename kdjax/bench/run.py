@@ -64,7 +64,7 @@ def run(study, rounds, with_torch, names=modes.NAMES, sizes=modes.SIZES):
       tqdm(total=(1 + rounds) * len(every), unit="mode", file=sys.stderr)
     )
     for _ in range(1 + rounds):
-      rates.append(best_rate())
+      rates.append(best_rate(study.config.engine))
       for mode, found in zip(every, seconds, strict=True):
         bar.set_postfix_str(f"{mode.name} {mode.trials}")
         found.append(sum(step() for step in mode.runs))
@@ -81,13 +81,19 @@ def run(study, rounds, with_torch, names=modes.NAMES, sizes=modes.SIZES):
   )
 
 
-def best_rate():
-  """Operations a second of the quickest of some 3x3 convolutions, forward."""
+def best_rate(engine):
+  """Operations a second of the quickest of some 3x3 convolutions, forward.
+
+  Args:
+    engine: of a config: the lowering that is tried beside XLA's, and the type
+      of numbers.
+  """
   rates = []
+  lowerings = {convolution.plain, convolution.choose(engine.lowering)}
   for side, width in ((64, 64), (32, 128), (16, 256)):
-    images = jnp.ones((16, side, side, width))
-    kernel = jnp.ones((3, 3, width, width))
-    for lowering in {convolution.plain, convolution.choose()}:
+    images = jnp.ones((16, side, side, width), engine.dtype)
+    kernel = jnp.ones((3, 3, width, width), engine.dtype)
+    for lowering in lowerings:
       _convolve(images, kernel, lowering).block_until_ready()
       times = []
       for _ in range(3):
