@@ -109,7 +109,9 @@ FIELDS = {
   },
   "engine": {
     "dtype": Field("of the arithmetic: float32, bfloat16 or float64", str),
-    "lowering": Field("of convolutions: auto, onednn, unrolled or plain", str),
+    "lowering": Field(
+      "of convolutions: auto, onednn, unrolled, grouped or plain", str
+    ),
     "blocks_at_once": Field(
       "folds and seeds that train together on one device; 0 is as many as fit "
       "an accelerator, one on a CPU",

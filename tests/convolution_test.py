@@ -1,6 +1,7 @@
 """The unrolled lowering is the plain convolution, row by row."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,43 @@ def test_no_grouped_convolution_is_left_under_vmap(kind):
   assert not no_grouped_convolution(gradient(convolution.plain), x, k)
 
 
+# A convolution's axes, its groups of features and its kernel's shape.
+CONVOLUTION = re.compile(
+  r"x\[([^]]*)\]->.*feature_group_count = (\d+)"
+  r".*: \(tensor<[^>]*>, tensor<([\dx]+)x[a-z]"
+)
+
+
+def widest_window_of_groups(function, *args):
+  """The longest side of a kernel that is convolved in groups of features."""
+  sides = [0]
+  for line in jax.jit(function).lower(*args).as_text().splitlines():
+    if "stablehlo.convolution" in line:
+      axes, groups, shape = CONVOLUTION.search(line).groups()
+      if int(groups) > 1:
+        by_axis = dict(zip(axes.split(", "), shape.split("x"), strict=True))
+        sides += [int(by_axis["0"]), int(by_axis["1"])]
+  return max(sides)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("kind", ["3x3", "strided"])
+def test_a_grouped_kernels_gradient_is_no_convolution_as_wide_as_the_image(
+  kind, nested
+):
+  """XLA:GPU would take it for a forward one, see `grouped`."""
+  x, k = operands(kind, trials=4)
+  lift = jax.vmap
+  if nested:
+    x, k = (a.reshape(2, 2, *a.shape[1:]) for a in (x, k))
+    lift = lambda f: jax.vmap(jax.vmap(f))
+  gradient = lambda lowering: lift(
+    jax.grad(total(make(kind, lowering)), argnums=(0, 1))
+  )
+  assert widest_window_of_groups(gradient(convolution.plain), x, k) > 3
+  assert widest_window_of_groups(gradient(convolution.into_groups), x, k) == 3
+
+
 def test_a_1x1_convolution_is_a_matrix_product_forward_and_backward():
   x, k = operands("1x1")
   gradient = jax.vmap(
@@ -144,31 +182,6 @@ def test_nested_maps_unroll_too():
   assert no_grouped_convolution(nested, nest(x), nest(k))
 
 
-@pytest.mark.parametrize("quickest", ["grouped", "unrolled"])
-def test_a_gpu_takes_what_is_quickest_there_and_asks_once(
-  monkeypatch, quickest
-):
-  asked = []
-
-  def seconds(name):
-    asked.append(name)
-    return 1.0 + (name != quickest)
-
-  convolution._quickest.cache_clear()
-  monkeypatch.setattr(convolution, "_seconds", seconds)
-  for _ in range(2):
-    chosen = convolution.choose("auto", "gpu")
-    assert chosen is convolution.LOWERINGS[quickest]
-  assert sorted(asked) == ["grouped", "unrolled"]
-  convolution._quickest.cache_clear()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "unrolled"])
-def test_a_lowering_can_be_timed_anywhere(name):
-  assert convolution._seconds(name) > 0
-
-
 @pytest.mark.parametrize(
   "has_onednn, on_cpu",
   [(True, convolution.with_onednn), (False, convolution.unrolled)],
@@ -177,7 +190,20 @@ def test_the_lowering_follows_the_platform(monkeypatch, has_onednn, on_cpu):
   monkeypatch.setattr(onednn, "is_here", lambda: has_onednn)
   assert convolution.choose("auto", "cpu") is on_cpu
   assert convolution.choose("auto", "tpu") is convolution.plain
+  assert convolution.choose("auto", "gpu") is convolution.into_groups
+  assert convolution.choose("unrolled", "gpu") is convolution.one_by_one
   assert convolution.choose("plain", "cpu") is convolution.plain
+
+
+def test_a_missing_onednn_is_said_once(monkeypatch, capsys):
+  monkeypatch.setattr(onednn, "is_here", lambda: False)
+  convolution._say_what_is_missing.cache_clear()
+  for _ in range(2):
+    convolution.choose("auto", "cpu")
+  assert capsys.readouterr().err.count("oneDNN") == 1
+  convolution.choose("auto", "tpu")
+  convolution.choose("unrolled", "cpu")
+  assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

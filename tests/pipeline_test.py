@@ -239,7 +239,10 @@ from kdjax.data import pipeline
 pipeline.load(ml_collections.ConfigDict({config(tmp_path).to_dict()}))
 """
   root = pathlib.Path(pipeline.__file__).parents[2]
-  home = {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(root)}
+  path = os.pathsep.join(
+    filter(None, [str(root), os.environ.get("PYTHONPATH")])
+  )
+  home = {"HOME": str(tmp_path / "home"), "PYTHONPATH": path}
   run = subprocess.run(
     [sys.executable, "-c", program.replace(str(tmp_path / "cache"), "~/cache")],
     env=os.environ | home,

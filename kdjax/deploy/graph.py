@@ -6,6 +6,7 @@ What does not depend on the input is computed now and stored.
 """
 
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 import onnx
@@ -71,7 +72,7 @@ class _Graph:
     known = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
     known |= dict(zip(jaxpr.invars, arguments, strict=True))
     read = lambda x: (
-      np.asarray(x.val) if isinstance(x, jax.extend.core.Literal) else known[x]
+      np.asarray(x.val) if isinstance(x, core.Literal) else known[x]
     )
     for equation in jaxpr.eqns:
       results = self.add(equation, [read(x) for x in equation.invars])

@@ -4,17 +4,20 @@ XLA:CPU runs the grouped convolutions that `vmap` makes 3 to 10 times slower
 than the same convolutions one by one, and loops around a backward pass slower
 still; depthwise convolutions are slower yet, odd numbers of channels take up to
 three times as long as the next round one, and a 1x1 convolution up to ten times
-as long as the matrix product that it is. TPUs run the grouped ones at full rate
-and compile them faster. So the mapped axis and the depthwise kernel are written
-out on CPU, and all is left to XLA elsewhere. Convolutions on CPU are those of
-oneDNN where jaxlib has them, and else XLA's own with their channels filled up.
+as long as the matrix product that it is. So the mapped axis and the depthwise
+kernel are written out on CPU; convolutions there are those of oneDNN where
+jaxlib has them, and else XLA's own with their channels filled up. TPUs run the
+grouped ones at full rate and compile them faster: there all is left to XLA. On
+GPUs grouped convolutions of filled channels are quickest, at every size that
+was measured (results/gpu), where they are differentiated as such.
 """
 
 import functools
-import time
+import sys
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 
 from kdjax.engine import grouped
 from kdjax.engine import lowerings
@@ -129,8 +132,7 @@ def choose(name="auto", platform=None):
 
   Args:
     name: in `LOWERINGS`, or "auto": on CPU unrolled, with oneDNN where jaxlib
-      has it; plain on TPU; and on GPU, whose libraries differ in what they do
-      with groups, the quickest here.
+      has it, plain on TPU, grouped on GPU.
     platform: as in `jax.Device.platform`; default that of this process.
 
   Raises:
@@ -139,8 +141,10 @@ def choose(name="auto", platform=None):
   platform = platform or jax.default_backend()
   has_onednn = platform == "cpu" and onednn.is_here()
   if name == "auto":
+    if platform == "cpu" and not has_onednn:
+      _say_what_is_missing()
     on_cpu = "onednn" if has_onednn else "unrolled"
-    name = {"cpu": on_cpu, "tpu": "plain"}.get(platform) or _quickest()
+    name = {"cpu": on_cpu, "tpu": "plain"}.get(platform, "grouped")
   if name == "onednn" and not has_onednn:
     raise UserError(
       "engine.lowering='onednn': needs a CPU, Linux on x86-64 and jaxlib "
@@ -151,31 +155,12 @@ def choose(name="auto", platform=None):
   return LOWERINGS[name]
 
 
-@functools.cache  # One choice a process, whatever asks.
-def _quickest():
-  return min(("grouped", "unrolled"), key=_seconds)
-
-
-def _seconds(name):
-  """Of a convolution of eight trials, forward and backward; the best of three.
-
-  It has the width of a student's finest level.
-  """
-  convolve = functools.partial(
-    LOWERINGS[name],
-    window_strides=(1, 1),
-    padding="SAME",
-    dimension_numbers=jax.lax.conv_dimension_numbers(
-      (1, 1, 1, 1), (1, 1, 1, 1), lowerings.LAYOUT
-    ),
+@functools.cache  # Once a process.
+def _say_what_is_missing():
+  print(
+    f"kdjax: jaxlib {jaxlib.__version__} here has no oneDNN that is known to "
+    f"work ({', '.join(onednn.VERSIONS)} on Linux and x86-64 have): training "
+    "takes about 1.5 times as long, and its results are the same up to "
+    "rounding.",
+    file=sys.stderr,
   )
-  energy = lambda x, k: jnp.sum(jnp.square(convolve(x, k)))
-  step = jax.jit(jax.vmap(jax.grad(energy, argnums=(0, 1))))
-  operands = jnp.ones((8, 16, 64, 64, 32)), jnp.ones((8, 3, 3, 32, 32))
-  jax.block_until_ready(step(*operands))
-  seconds = []
-  for _ in range(3):
-    begun = time.perf_counter()
-    jax.block_until_ready(step(*operands))
-    seconds.append(time.perf_counter() - begun)
-  return min(seconds)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import jaxlib
 
 # Versions of jaxlib whose calls take what is written here.
-VERSIONS = ("0.10.2",)
+VERSIONS = ("0.10.2", "0.11.2", "0.12.0.1")
 
 # Operations below which a call costs more than it saves.
 LEAST = 2**24
