@@ -202,14 +202,15 @@ def _parser():
   plan = command(
     "plan",
     _plan,
-    "Compile a study for a TPU slice without having one; print what it takes.",
+    "Compile a study for TPUs or GPUs that are not here; print what it takes.",
     config=True,
   )
   plan.add_argument(
     "--topology",
     required=True,
     metavar="CHIP:SHAPE",
-    help="such as v5e:2x4 or v5p:2x2x1; chips are v4, v5e, v5p and v6e",
+    help="TPUs such as v5e:2x4 or v5p:2x2x1 (v4, v5e, v5p, v6e), or GPUs of "
+    "a machine, h100:1 to h100:8 (h100, a100, l4)",
   )
   plan.add_argument(
     "--json", type=pathlib.Path, metavar="FILE", help="also write the figures"

@@ -15,6 +15,7 @@ from kdjax.engine import convolution
 from kdjax.engine import loop
 from kdjax.engine import stages
 from kdjax.errors import UserError
+from kdjax.plan import chips
 from kdjax.plan import compiled
 from kdjax.plan import forecast
 from kdjax.plan import plan
@@ -113,9 +114,9 @@ def test_the_shapes_compiled_are_those_that_training_has(tmp_path, monkeypatch):
   assert seen == {(s, p) for s in ("teacher", "student") for p in programs}
 
 
-SLICE = topology.Slice(
+SLICE = chips.Slice(
   name="v5e:2x2",
-  chip=topology.CHIPS["v5e"],
+  chip=topology.TPUS["v5e"].chip,
   devices=tuple(jax.devices()),
   host=tuple(jax.devices()),
   memory=16 * GIB,

@@ -127,6 +127,10 @@ LOWERINGS = {
 }
 
 
+# What "auto" is where there is no CPU's choice to make.
+ON_ACCELERATORS = {"tpu": "plain", "gpu": "grouped"}
+
+
 def choose(name="auto", platform=None):
   """The lowering called `name`.
 
@@ -144,7 +148,7 @@ def choose(name="auto", platform=None):
     if platform == "cpu" and not has_onednn:
       _say_what_is_missing()
     on_cpu = "onednn" if has_onednn else "unrolled"
-    name = {"cpu": on_cpu, "tpu": "plain"}.get(platform, "grouped")
+    name = ON_ACCELERATORS.get(platform, on_cpu)
   if name == "onednn" and not has_onednn:
     raise UserError(
       "engine.lowering='onednn': needs a CPU, Linux on x86-64 and jaxlib "

@@ -17,6 +17,7 @@ from kdjax.engine import onednn
 from kdjax.engine import parallel
 from kdjax.engine import stages
 from kdjax.models import folding
+from kdjax.plan import kernels
 from kdjax.plan import topology
 
 # What the loop calls in every epoch, the likeliest not to fit first.
@@ -50,6 +51,7 @@ class Cost:
       of the program itself.
     seconds: that compiling took.
     program: what was compiled, to be called or looked at.
+    launched: `kernels.Kernels` of a GPU that is not there; else None.
   """
 
   flops: float
@@ -58,6 +60,7 @@ class Cost:
   working: int
   seconds: float
   program: jax.stages.Compiled = dataclasses.field(repr=False)
+  launched: kernels.Kernels | None = None
 
   @property
   def text(self):
@@ -86,6 +89,18 @@ class StageCost:
     """Bytes a device needs: what training holds stays during evaluation."""
     held = self.costs["train_epoch"].held
     return held + max(cost.working for cost in self.costs.values())
+
+  def check_fits(self, memory):
+    """Refuses what asks for more than `memory` bytes.
+
+    TPUs' compiler does so itself; GPUs' leaves it to those who run the program.
+
+    Raises:
+      DoesNotFit: naming the program that asks for most.
+    """
+    if self.memory > memory:
+      most = max(self.costs, key=lambda name: self.costs[name].working)
+      raise DoesNotFit(f"{self.programs.stage.name}'s {most}", self.memory)
 
 
 def compile_stage(study, stage, devices):
@@ -148,9 +163,15 @@ def _compile(program, shapes):
   compiled = program.lower(*shapes).compile()
   seconds = time.perf_counter() - begun
   memory = compiled.memory_analysis()
+  launched = None
+  if analysis := compiled.cost_analysis():
+    flops, traffic = operations(compiled), analysis["bytes accessed"]
+  else:
+    launched = kernels.count(compiled.as_text())
+    flops, traffic = launched.flops, launched.traffic
   return Cost(
-    flops=operations(compiled),
-    traffic=compiled.cost_analysis()["bytes accessed"],
+    flops=flops,
+    traffic=traffic,
     held=memory.argument_size_in_bytes,
     working=memory.temp_size_in_bytes
     + memory.output_size_in_bytes
@@ -158,6 +179,7 @@ def _compile(program, shapes):
     + memory.generated_code_size_in_bytes,
     seconds=seconds,
     program=compiled,
+    launched=launched,
   )
 
 

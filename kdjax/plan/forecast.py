@@ -1,6 +1,6 @@
 """What a plan means: memory, roofline times, the length of the whole grid."""
 
-from kdjax.plan import topology
+import dataclasses
 
 # Programs of an epoch, as a reader calls them.
 _NAMES = {
@@ -11,9 +11,9 @@ _NAMES = {
 _GIB = 2**30
 
 
-def roofline(cost, chip):
+def roofline(cost, chip, dtype):
   """Seconds that a chip needs at least: the slower of arithmetic and memory."""
-  return max(cost.flops / chip.flops, cost.traffic / chip.bandwidth)
+  return max(cost.flops / chip.rate(dtype), cost.traffic / chip.bandwidth)
 
 
 def numbers(plan):
@@ -47,8 +47,9 @@ def _stage(plan, cost):
       "calls_in_an_epoch": cost.calls[name],
       "flops": one.flops,
       "bytes": one.traffic,
-      "roofline_seconds": roofline(one, chip),
+      "roofline_seconds": roofline(one, chip, plan.study.config.engine.dtype),
       "compile_seconds": one.seconds,
+      **_launched(one),
     }
     for name, one in cost.costs.items()
   }
@@ -78,14 +79,20 @@ def _stage(plan, cost):
   }
 
 
+def _launched(cost):
+  return {"kernels": dataclasses.asdict(cost.launched)} if cost.launched else {}
+
+
 def table(plan):
   """The report as text."""
   n, chip = numbers(plan), plan.slice.chip
+  dtype = plan.study.config.engine.dtype
+  rate = chip.rate(dtype)
   flags = " ".join(f"--config.{k}={v}" for k, v in plan.settings.items())
   lines = [
     f"{n['topology']}: {n['chips']} chips on {n['hosts']} host(s), each of "
-    f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s and "
-    f"{n['hbm_bytes'] / _GIB:.2f} GiB of HBM.",
+    f"{rate / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s and "
+    f"{n['hbm_bytes'] / _GIB:.2f} GiB of memory.",
     *plan.refused,
     *([f"The largest setting that fits: {flags}"] if flags else []),
     "",
@@ -94,14 +101,39 @@ def table(plan):
     f"Whole grid at the roofline: {_time(n['seconds_at_least'])} (all stop "
     f"after their patience) to {_time(n['seconds_at_most'])} (none stops).",
     "",
-    "Costs are one chip's, counted by the compiler; at the roofline either its",
-    "arithmetic or its HBM never waits, so real steps take longer, and what",
-    "chips send each other, compiling, checkpoints and the host come on top.",
-    f"Rates are Google's ({topology.SOURCE}), of bfloat16, in which",
-    "float32 convolutions are multiplied too: JAX's default on TPUs.",
+    "Costs are one chip's, counted in the compiled program; at the roofline",
+    "either its arithmetic or its memory never waits, so real steps take",
+    "longer, and what chips send each other, compiling, checkpoints and the",
+    "host come on top.",
+    f"Rates: {chip.source}, of {_numbers(chip, dtype)}.",
+    *(_ON_GPUS if plan.slice.platform == "gpu" else ()),
     *plan.assumed,
   ]
   return "\n".join(lines)
+
+
+# What a GPU launches, as a reader calls it.
+_KERNELS = {
+  "launched": "training step: kernels",
+  "forward": "  convolutions, forward",
+  "to_images": "  to images",
+  "to_kernels": "  to kernels",
+  "wide": "  forward and wider than 7",
+  "transposes": "  transposes of 4 MiB and more",
+}
+_ON_GPUS = (
+  "Operations are those of convolutions and products, zeros that fill up",
+  "channels included. No kernel was timed: which of cuDNN's is taken, and what",
+  "room it works in, shows on the GPU alone.",
+)
+
+
+def _numbers(chip, dtype):
+  if dtype == "bfloat16":
+    return "bfloat16"
+  if chip.float32 == chip.flops:
+    return "bfloat16, in which float32 convolutions are multiplied too"
+  return "TF32, in which float32 convolutions are multiplied"
 
 
 def _columns(n):
@@ -124,7 +156,7 @@ def _columns(n):
   row("cases of a batch on a chip", lambda s: f"{s['batch_on_a_chip']}")
   row("waves", lambda s: f"{s['waves']}")
   row(
-    "HBM used, GiB",
+    "memory used, GiB",
     lambda s: (
       f"{s['hbm_bytes'] / _GIB:.2f}"
       f" ({100 * s['hbm_bytes'] / n['hbm_bytes']:.0f} %)"
@@ -137,6 +169,14 @@ def _columns(n):
     row("  roofline, ms", ours(lambda p: f"{1e3 * p['roofline_seconds']:.2f}"))
     row("  calls in an epoch", ours(lambda p: f"{p['calls_in_an_epoch']}"))
     row("  compiled in, s", ours(lambda p: f"{p['compile_seconds']:.0f}"))
+  if all("kernels" in s["programs"]["train_epoch"] for s in stages):
+    for field, said in _KERNELS.items():
+      row(
+        said,
+        lambda s, field=field: (
+          f"{s['programs']['train_epoch']['kernels'][field]}"
+        ),
+      )
   row("epoch at the roofline, s", lambda s: f"{s['epoch_seconds']:.3f}")
   row("epochs at most", lambda s: f"{s['max_epochs']}")
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""The largest setting of a study that fits a TPU slice, compiled for it.
+"""The largest setting of a study that fits some accelerators, compiled there.
 
 Both stages are compiled as `train` would compile them there, on the first host:
 its share of the blocks is the largest, and no host needs another. Where they
@@ -13,12 +13,13 @@ import sys
 import numpy as np
 
 from kdjax.data import pipeline
+from kdjax.engine import convolution
 from kdjax.engine import processes
 from kdjax.engine import stages
 from kdjax.engine import studies
 from kdjax.errors import UserError
+from kdjax.plan import chips
 from kdjax.plan import compiled
-from kdjax.plan import topology
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Plan:
 
   Attributes:
     study: `Study`, with the settings that fit and the blocks of all hosts.
-    slice: `topology.Slice`.
+    slice: `chips.Slice`.
     costs: `compiled.StageCost` by stage, "teacher" and "student".
     settings: the fields that were changed, and their values; {} where the
       config fits as it is.
@@ -36,7 +37,7 @@ class Plan:
   """
 
   study: studies.Study
-  slice: topology.Slice
+  slice: chips.Slice
   costs: dict
   settings: dict
   refused: tuple
@@ -48,13 +49,13 @@ def make_plan(config, where):
 
   Args:
     config: `ConfigDict`.
-    where: `topology.Slice`.
+    where: `chips.Slice`.
 
   Raises:
     UserError: the config is wrong, or nothing fits.
   """
   dataset, assumed = stand_in(config)
-  whole = make_study(config, dataset)
+  whole = make_study(config, dataset, where.platform)
   devices, refused = where.host, []
 
   def refuse(settings, program, needed, bound=""):
@@ -76,9 +77,9 @@ def make_plan(config, where):
         file=sys.stderr,
       )
       try:
-        return compiled.compile_stage(
-          study.changed(engine), stage, devices
-        ), engine
+        cost = compiled.compile_stage(study.changed(engine), stage, devices)
+        cost.check_fits(where.memory)
+        return cost, engine
       except compiled.DoesNotFit as error:
         refuse(settings, error.program, error.needed)
         # What does not depend on their number counts in favour of fewer.
@@ -149,11 +150,12 @@ def _first_host(study, where):
 _TRAININGS = ("teacher_training", "student_training")
 
 
-def make_study(config, dataset):
-  """The study that `train` would run on a TPU, but from random weights."""
-  # What "auto" is on a TPU; asked here, it would be what suits this machine.
+def make_study(config, dataset, platform="tpu"):
+  """The study that `train` would run there, but from random weights."""
+  # What "auto" is there; asked here, it would be what suits this machine.
   auto = config.engine.lowering == "auto"
-  settings = {"engine.lowering": "plain"} if auto else {}
+  lowering = convolution.ON_ACCELERATORS[platform]
+  settings = {"engine.lowering": lowering} if auto else {}
   for role in ("teacher", "student"):
     # They change no shape, and their file may be elsewhere.
     if "weights" in config[role]:

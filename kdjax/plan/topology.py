@@ -14,89 +14,69 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.errors import UserError
+from kdjax.plan import chips
+from kdjax.plan import gpus
+
+
+def _chip(flops, bandwidth):
+  # A float32 convolution is one bfloat16 pass.
+  return chips.Chip(flops, bandwidth, flops, "Google's, cloud.google.com/tpu")
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-  """What Google publishes of a chip.
+class Tpu:
+  """A generation of TPUs.
 
   Attributes:
-    flops: bfloat16 operations per second at most. A float32 convolution runs
-      at this rate too: at JAX's default precision it is one bfloat16 pass.
-    bandwidth: of HBM, bytes per second at most.
+    chip: `chips.Chip`.
     dimensions: of the torus that a slice is cut from.
     options: what libtpu wants to know besides the slice.
   """
 
-  flops: float
-  bandwidth: float
+  chip: chips.Chip
   dimensions: int
   options: dict = dataclasses.field(default_factory=dict)
 
 
-SOURCE = "cloud.google.com/tpu/docs"
-CHIPS = {
+TPUS = {
   # The two cores of a v4 are one device, as JAX has them on a TPU VM.
-  "v4": Chip(275e12, 1200e9, 3, {"chip_config_name": "megacore"}),
-  "v5e": Chip(197e12, 819e9, 2),
-  "v5p": Chip(459e12, 2765e9, 3),
-  "v6e": Chip(918e12, 1638e9, 2),
+  "v4": Tpu(_chip(275e12, 1200e9), 3, {"chip_config_name": "megacore"}),
+  "v5e": Tpu(_chip(197e12, 819e9), 2),
+  "v5p": Tpu(_chip(459e12, 2765e9), 3),
+  "v6e": Tpu(_chip(918e12, 1638e9), 2),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Slice:
-  """A TPU slice to compile for.
-
-  Attributes:
-    name: such as "v5e:2x4".
-    chip: `Chip`.
-    devices: one a chip.
-    host: the devices of one machine, which is a slice of its own to the process
-      of `kdjax train` there.
-    memory: bytes of HBM that the compiler lets a device use.
-  """
-
-  name: str
-  chip: Chip
-  devices: tuple
-  host: tuple
-  memory: int
-
-  @property
-  def hosts(self):
-    """How many machines it is spread over."""
-    return len({x.process_index for x in self.devices})
-
-
 def make_slice(name):
-  """The slice called `name`, such as "v5e:2x4" or "v5p:2x2x1".
+  """The slice called `name`, such as "v5e:2x4", "v5p:2x2x1" or "h100:8".
 
   Takes JAX off every accelerator of this machine, for good: call it first.
 
   Raises:
-    UserError: libtpu is missing, or knows no such slice.
+    UserError: the compiler is missing, or knows no such slice.
   """
+  generation, _, shape = name.partition(":")
+  if generation in gpus.GPUS:
+    return gpus.make_host(name)
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(
       "kdjax plan needs libtpu, which compiles for TPUs: pip install "
       "'kdjax[plan]'."
     )
-  generation, _, shape = name.partition(":")
-  if generation not in CHIPS:
+  if generation not in TPUS:
     raise UserError(
       f"--topology={name}: {generation!r} is unknown; choose from "
-      f"{', '.join(CHIPS)}, such as v5e:2x4 or v5p:2x2x1."
+      f"{', '.join((*TPUS, *gpus.GPUS))}, such as v5e:2x4, v5p:2x2x1 or h100:8."
     )
-  chip = CHIPS[generation]
-  unit = "x".join(["2", "2", "1"][: chip.dimensions])
-  if not re.fullmatch("x".join([r"[1-9]\d*"] * chip.dimensions), shape):
+  tpu = TPUS[generation]
+  unit = "x".join(["2", "2", "1"][: tpu.dimensions])
+  if not re.fullmatch("x".join([r"[1-9]\d*"] * tpu.dimensions), shape):
     raise UserError(
-      f"--topology={name}: a slice of {generation} has {chip.dimensions} "
+      f"--topology={name}: a slice of {generation} has {tpu.dimensions} "
       f"sides, such as {generation}:{unit}."
     )
   _stay_off_the_hardware()
-  options = dict(chip.options)
+  options = dict(tpu.options)
   if set(shape) == set("1x"):  # A chip alone, on a host of its own.
     options["chips_per_host_bounds"] = (1, 1, 1)
   try:
@@ -108,10 +88,12 @@ def make_slice(name):
     ) from error
   host = [x for x in devices if x.process_index == 0]
   if len(host) < len(devices):
-    sides = np.ptp([x.coords for x in host], axis=0)[: chip.dimensions] + 1
+    sides = np.ptp([x.coords for x in host], axis=0)[: tpu.dimensions] + 1
     alone = f"{generation}:{'x'.join(map(str, sides))}"
     host = topologies.get_topology_desc(alone, "tpu", **options).devices
-  return Slice(name, chip, tuple(devices), tuple(host), _memory(host[0]))
+  return chips.Slice(
+    name, tpu.chip, tuple(devices), tuple(host), _memory(host[0])
+  )
 
 
 def _stay_off_the_hardware():
