@@ -8,6 +8,7 @@
 #   REPORT       where the report goes as well, a folder or gs://...; empty: nowhere
 #   FLAGS        more flags of kdjax train, split at spaces
 #   PROCESSES, PROCESS, COORDINATOR   of many machines, see kdjax train --help
+#   XLA_PYTHON_CLIENT_MEM_FRACTION   of GPUs: the part of memory JAX may have
 #   BIN          where kdjax is installed, .venv/bin unless set
 set -euf
 cd "$(dirname "$0")/.."

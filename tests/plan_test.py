@@ -18,6 +18,7 @@ from kdjax.errors import UserError
 from kdjax.plan import chips
 from kdjax.plan import compiled
 from kdjax.plan import forecast
+from kdjax.plan import kernels
 from kdjax.plan import plan
 from kdjax.plan import topology
 from tests import conftest
@@ -252,6 +253,42 @@ def test_times_are_the_slower_of_arithmetic_and_memory(monkeypatch):
   assert n["seconds_at_most"] == pytest.approx(40.0)
   text = forecast.table(planned)
   assert "10.00 (62 %)" in text and "197 TFLOP/s" in text
+
+
+def test_what_a_compiler_compiles_though_it_does_not_fit_is_refused():
+  """As those of GPUs do."""
+  stage = compiled.StageCost(
+    programs=types.SimpleNamespace(stage=types.SimpleNamespace(name="student")),
+    waves=1,
+    costs={"evaluate": cost(2), "train_epoch": cost(10)},
+    calls={},
+  )
+  stage.check_fits(10 * GIB)
+  with pytest.raises(compiled.DoesNotFit) as error:
+    stage.check_fits(10 * GIB - 1)
+  assert error.value.program == "student's train_epoch"
+  assert error.value.needed == 10 * GIB
+
+
+def test_what_a_gpu_launches_stands_in_the_table(monkeypatch):
+  planned = make_plan(monkeypatch, 1)
+  assert "kernels" not in forecast.table(planned)
+  launched = kernels.Kernels(500, 30, 10, 20, 3, 7, 1e12, 1e9)
+  for stage in planned.costs.values():
+    step = stage.costs["train_epoch"]
+    stage.costs["train_epoch"] = dataclasses.replace(step, launched=launched)
+  row = lambda name: next(
+    line.split()[-1]
+    for line in forecast.table(planned).splitlines()
+    if line.strip().startswith(name)
+  )
+  assert row("kernels") == "500"
+  assert row("forward and wider than 7") == "3"
+  assert row("transposes of 4 MiB") == "7"
+  n = forecast.numbers(planned)
+  json.dumps(n)
+  step = n["stages"]["student"]["programs"]["train_epoch"]
+  assert step["kernels"]["to_kernels"] == 20
 
 
 def test_a_folder_that_is_elsewhere_is_assumed():

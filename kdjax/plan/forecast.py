@@ -114,7 +114,7 @@ def table(plan):
 
 # What a GPU launches, as a reader calls it.
 _KERNELS = {
-  "launched": "training step: kernels",
+  "launched": "  kernels",
   "forward": "  convolutions, forward",
   "to_images": "  to images",
   "to_kernels": "  to kernels",
@@ -162,6 +162,7 @@ def _columns(n):
       f" ({100 * s['hbm_bytes'] / n['hbm_bytes']:.0f} %)"
     ),
   )
+  first = next(iter(stages))
   for name, label in _NAMES.items():
     ours = lambda say, name=name: lambda s: say(s["programs"][name])
     row(f"{label}: TFLOP", ours(lambda p: f"{p['flops'] / 1e12:.3f}"))
@@ -169,14 +170,10 @@ def _columns(n):
     row("  roofline, ms", ours(lambda p: f"{1e3 * p['roofline_seconds']:.2f}"))
     row("  calls in an epoch", ours(lambda p: f"{p['calls_in_an_epoch']}"))
     row("  compiled in, s", ours(lambda p: f"{p['compile_seconds']:.0f}"))
-  if all("kernels" in s["programs"]["train_epoch"] for s in stages):
+    if name != "train_epoch" or "kernels" not in first["programs"][name]:
+      continue
     for field, said in _KERNELS.items():
-      row(
-        said,
-        lambda s, field=field: (
-          f"{s['programs']['train_epoch']['kernels'][field]}"
-        ),
-      )
+      row(said, ours(lambda p, field=field: f"{p['kernels'][field]}"))
   row("epoch at the roofline, s", lambda s: f"{s['epoch_seconds']:.3f}")
   row("epochs at most", lambda s: f"{s['max_epochs']}")
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
