@@ -77,6 +77,30 @@ def test_an_axis_that_a_pathway_does_not_read_does_not_part_it():
   assert terms["term"].tolist()[:2] == ["pathway", "loss"]
 
 
+def test_a_loss_without_temperature_meets_the_other_at_all_of_its():
+  grid = simulated.GRID | {"temperature": (1.0, 4.0), "view": ("strong",)}
+  arms = trials.make_arms(grid)
+  levels = factors.of_arms(arms)
+  assert levels.loc["L_MSE", "temperature"] == ""
+  assert levels.loc["L_KLD_tau4", "temperature"] == "4"
+  effects = {x.name: 0.1 if x.temperature == 4 else 0.0 for x in arms}
+  frame = simulated.per_case(np.random.default_rng(0), effects)
+  found = factors.contrasts(frame, levels).set_index(["level", "against"])
+  # Each pathway's MSE against its KLD at both temperatures.
+  assert found.loc[("KLD", "MSE"), "arms"] == 9
+  assert found.loc[("KLD", "MSE"), "difference"] == pytest.approx(
+    0.05, abs=0.02
+  )
+  assert found.loc[("4", "1"), "arms"] == 6
+  assert found.loc[("4", "1"), "difference"] == pytest.approx(0.1, abs=0.03)
+
+
+def test_one_temperature_is_no_factor():
+  """Not even beside a loss that has none."""
+  arms = trials.make_arms(simulated.GRID | {"temperature": (4.0,)})
+  assert "temperature" not in factors.of_arms(arms)
+
+
 def test_mixed_model_equals_analysis_of_variance_on_balanced_data(frame):
   # With every arm on every case, REML's residual is the interaction of case
   # and arm, and a term's chi-squared is its sum of squares over that.

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import statsmodels.formula.api as formulas
 
+from kdjax.distill import losses
 from kdjax.evaluate import statistics
 from kdjax.report import comparisons
 from kdjax.report import rows
@@ -39,7 +40,8 @@ def of_arms(arms):
   """What each arm is made of: a frame, a row per arm, a column per varied axis.
 
   Values are words. An axis that an arm does not read, such as the pair of
-  pathway L, is "" there. Arms without an objective are left out.
+  pathway L or the temperature of MSE, is "" there. Arms without an objective
+  are left out.
   """
   table = {}
   for arm in arms:
@@ -52,6 +54,8 @@ def of_arms(arms):
         "pair": objective.levels,
         **{name: f"{getattr(arm, name):g}" for name in AXES[4:]},
       }
+      if not losses.LOSSES[objective.loss].softened:
+        table[arm.name]["temperature"] = ""
   frame = pd.DataFrame.from_dict(table, orient="index", columns=list(AXES))
   varied = [x for x in AXES if frame[x][frame[x] != ""].nunique() > 1]
   return frame[varied]
