@@ -195,7 +195,7 @@ def _parser():
   )
   bench.add_argument(
     "--trials",
-    type=lambda text: tuple(int(x) for x in text.split(",")),
+    type=_counts,
     metavar="N,...",
     help="in the fused programs (default: 1,2,4,8,12,24,36)",
   )
@@ -276,6 +276,15 @@ class _HelpConfig(argparse.Action):
 
     _print("\n".join(fields.described()))
     parser.exit()
+
+
+def _counts(text):
+  try:
+    return tuple(int(x) for x in text.split(","))
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(
+      f"{text!r}: it takes numbers with commas, such as 12,36"
+    ) from error
 
 
 def _place(text):

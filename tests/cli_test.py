@@ -145,6 +145,25 @@ def test_an_unknown_flag_is_refused(capsys):
   assert "--fast" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  ("flag", "said"),
+  [
+    ("--modes=fused,slow", "--modes=slow: choose from alone, serial, fused"),
+    ("--trials=12,0", "--trials=0: at least 1"),
+    ("--trials=a", "--trials: 'a': it takes numbers with commas"),
+  ],
+)
+def test_a_bench_of_what_is_not_there_is_refused(tmp_path, capsys, flag, said):
+  arguments = ["--config=configs/bench.py:tiny", f"--workdir={tmp_path / 'x'}"]
+  try:
+    status = run("bench", *arguments, flag)
+  except SystemExit as error:
+    status = error.code
+  assert status
+  assert said in capsys.readouterr().err
+  assert not (tmp_path / "x").exists()
+
+
 def test_data_shows_what_was_found_and_the_folds(tmp_path, capsys):
   assert (
     run(
