@@ -185,7 +185,7 @@ def test_the_command_prints_a_plan(tmp_path, capsys):
   argv += [f"--config.{field}" for field in tiny]
   assert cli.main([*argv, f"--json={tmp_path / 'plan.json'}"]) == 0
   text = capsys.readouterr().out
-  assert "v5e:2x2: 4 chips on 1 host(s)" in text and "HBM used" in text
+  assert "v5e:2x2: 4 chips on 1 host(s)" in text and "memory used" in text
   plan_ = json.loads((tmp_path / "plan.json").read_text())
   teacher, student = (plan_["stages"][x] for x in ("teacher", "student"))
   # One teacher and four chips: they share its batch.

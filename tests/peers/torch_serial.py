@@ -485,9 +485,10 @@ def main(folder):
   """Answers until the input ends."""
   memory.keep()
   torch.set_num_threads(cores())
-  torch.backends.cudnn.benchmark = True
-  torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as cuDNN's.
   trainers = make_trainers(pathlib.Path(folder))
+  if torch.cuda.is_initialized():
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's.
   print("ready", flush=True)
   for line in sys.stdin:
     print(answer(trainers, *line.strip().split(maxsplit=2)), flush=True)
