@@ -1,14 +1,12 @@
 #!/bin/sh
-# Makes a virtual environment and installs kdjax with the pinned versions.
+# Makes .venv and installs kdjax with the pinned versions.
 # Usage: sh launch/install.sh [EXTRA,...]
 #
 #   PYTHON   the interpreter (default: python3.11, else python3)
-#   VENV     the environment's folder (default: .venv)
 set -eu
 cd "$(dirname "$0")/.."
 
-VENV=${VENV:-.venv}
-if [ ! -x "$VENV/bin/python" ]; then
+if [ ! -x .venv/bin/python ]; then
   for python in ${PYTHON:-python3.11 python3} none; do
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
       2>/dev/null; then
@@ -20,7 +18,7 @@ if [ ! -x "$VENV/bin/python" ]; then
       "it: PYTHON=..." >&2
     exit 1
   fi
-  "$python" -m venv "$VENV"
+  "$python" -m venv .venv
 fi
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+.venv/bin/python -m pip install --quiet --disable-pip-version-check \
   --constraint constraints.txt --editable ".${1:+[$1]}"

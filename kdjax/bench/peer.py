@@ -184,8 +184,8 @@ def _check(study):
       f"--peer torch: {_SCRIPT} is not there: run kdjax from a checkout of its "
       "repository (pip install --editable)."
     )
-  if jax.default_backend() not in _PLATFORMS:
-    raise _missing(f"{jax.default_backend()}", _PLATFORMS)
+  if (platform := jax.default_backend()) not in _PLATFORMS:
+    raise _missing(platform, _PLATFORMS)
   if (dtype := study.config.engine.dtype) not in _DTYPES:
     raise _missing(f"engine.dtype={dtype}", _DTYPES)
   for role in ("teacher", "student"):
