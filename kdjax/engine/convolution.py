@@ -8,8 +8,8 @@ as long as the matrix product that it is. So the mapped axis and the depthwise
 kernel are written out on CPU; convolutions there are those of oneDNN where
 jaxlib has them, and else XLA's own with their channels filled up. TPUs run the
 grouped ones at full rate and compile them faster: there all is left to XLA. On
-GPUs grouped convolutions of filled channels are quickest, at every size that
-was measured (results/gpu), where they are differentiated as such.
+GPUs grouped convolutions of filled channels, differentiated as such, were the
+quickest at the one size that was compared (results/gpu).
 """
 
 import functools

@@ -60,16 +60,17 @@ def _many(kind, size, lhs_mapped, rhs_mapped):
   batch, channels = spec.lhs_spec[:2]
   out_batch, out_channels = spec.out_spec[:2]
   features = spec.rhs_spec[0]
+  one = under_vmap(kind)
   if not rhs_mapped:  # A larger batch.
-    one = under_vmap(kind)
     return lambda lhs, rhs: _split(out_batch, size, one(_join(batch, lhs), rhs))
   groups = kind.feature_group_count
   if not lhs_mapped and groups == 1:  # More features.
-    one = under_vmap(kind)
     return lambda lhs, rhs: _split(
       out_channels, size, one(lhs, _join(features, rhs))
     )
-  one = under_vmap(dataclasses.replace(kind, feature_group_count=groups * size))
+  more = under_vmap(
+    dataclasses.replace(kind, feature_group_count=groups * size)
+  )
 
   def convolve(lhs, rhs):
     if not lhs_mapped:
@@ -78,7 +79,7 @@ def _many(kind, size, lhs_mapped, rhs_mapped):
     if groups == 1:
       lhs = _fill(lhs, 1 + channels)
       rhs = _fill(_fill(rhs, 1 + spec.rhs_spec[1]), 1 + features)
-    out = one(_join(channels, lhs), _join(features, rhs))
+    out = more(_join(channels, lhs), _join(features, rhs))
     out = _split(out_channels, size, out)
     return jax.lax.slice_in_dim(out, 0, wide, axis=1 + out_channels)
 
