@@ -66,14 +66,18 @@ def get_config(size="full"):
   )
 
   # Training.
-  config.teacher_training = dict(
+  training = dict(
     batch_size=64,
     max_epochs=500,
     patience=50,
-    learning_rate=1e-4,
-    weight_decay=0.0,
+    schedule="constant",  # Or "cosine", behind a warmup: a part of all steps.
+    warmup=0.0,
+    select="loss",  # Or "dice": what chooses the best epoch.
   )
-  config.student_training = dict(batch_size=64, max_epochs=500, patience=50)
+  config.student_training = training
+  config.teacher_training = dict(
+    **training, learning_rate=1e-4, weight_decay=0.0, dice=0.0
+  )
 
   # The grid: every combination trains at once, beside a Student without
   # distillation. Only what leaves shapes alone belongs here.
@@ -86,6 +90,7 @@ def get_config(size="full"):
     temperature=(1.0,),
     learning_rate=(1e-4,),
     weight_decay=(0.0,),
+    dice=(0.0,),  # Soft Dice, added to cross-entropy.
   )
 
   config.engine = dict(

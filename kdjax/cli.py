@@ -273,8 +273,9 @@ class _HelpConfig(argparse.Action):
 
   def __call__(self, parser, namespace, values, option_string=None):
     from kdjax import fields
+    from kdjax import schema
 
-    _print("\n".join(fields.described()))
+    _print("\n".join(fields.described(schema.FIELDS)))
     parser.exit()
 
 

@@ -15,6 +15,7 @@ import ml_collections
 
 from kdjax import fields
 from kdjax import files
+from kdjax import schema
 from kdjax.errors import UserError
 
 # Groups and fields that leave training's results alone, so that a workdir may
@@ -81,7 +82,7 @@ def _run(path, size):
     sys.path.remove(folder)
 
 
-def check(config, path, known=fields.FIELDS, prefix=""):
+def check(config, path, known=schema.FIELDS, prefix=""):
   """Holds a config's fields against `FIELDS`, and raises `UserError`."""
   if not isinstance(config, ml_collections.ConfigDict):
     raise UserError(f"{path}: {prefix[:-1] or 'config'} is no group of fields.")
@@ -210,6 +211,8 @@ def read(workdir):
   if not path.exists():
     raise UserError(f"{workdir} has no config.json: train there first.")
   tree = _tuples(files.read_json(path))
+  if isinstance(tree, dict) and isinstance(tree.get("grid"), dict):
+    tree["grid"] = {"dice": (0.0,), **tree["grid"]}  # An older kdjax had none.
   try:
     _check_read(tree)
   except UserError as error:
@@ -222,11 +225,11 @@ _NEEDED = {
   "": ("data", "splits", "folds", "seeds", "grid", "published"),
   "data.": ("name",),
   "splits.": ("kind",),
-  "grid.": tuple(fields.FIELDS["grid"]),
+  "grid.": tuple(schema.FIELDS["grid"]),
 }
 
 
-def _check_read(tree, known=fields.FIELDS, prefix=""):
+def _check_read(tree, known=schema.FIELDS, prefix=""):
   """Holds what is there against `FIELDS`; an older kdjax wrote fewer."""
   if not isinstance(tree, dict):
     raise UserError(f"{prefix[:-1]} is no group of fields")

@@ -88,7 +88,7 @@ def test_arms_of_a_view_stand_together_and_more_are_other_numbers(tmp_path):
   assert [x.view for x in arms] == ["strong"] * 6 + ["weak"] * 6
   many = modes.enough(arms, 30)
   assert len({x.name for x in many}) == 30
-  assert len({(x.objective, x.view, x.learning_rate) for x in many}) == 30
+  assert len({(x.objective, x.view, *x.numbers.values()) for x in many}) == 30
   assert len(modes.once_asked(arms)) == 6
 
 

@@ -209,7 +209,7 @@ def test_on_4_then_1_then_8_devices_it_is_the_same_and_what_finished_stays(
   ended |= {("teacher", *k): x for k, x in taught.items()}
   assert stopped  # The teachers at least, which had all finished.
   for trial, state in stopped.items():
-    for part in ("best_params", "best_batch_stats", "best_loss"):
+    for part in ("best_params", "best_batch_stats", "best_criterion"):
       jax.tree.map(
         np.testing.assert_array_equal, state[part], ended[trial][part]
       )

@@ -83,7 +83,7 @@ def test_a_loss_without_temperature_meets_the_other_at_all_of_its():
   levels = factors.of_arms(arms)
   assert levels.loc["L_MSE", "temperature"] == ""
   assert levels.loc["L_KLD_tau4", "temperature"] == "4"
-  effects = {x.name: 0.1 if x.temperature == 4 else 0.0 for x in arms}
+  effects = {x.name: 0.1 * (x.numbers["temperature"] == 4) for x in arms}
   frame = simulated.per_case(np.random.default_rng(0), effects)
   found = factors.contrasts(frame, levels).set_index(["level", "against"])
   # Each pathway's MSE against its KLD at both temperatures.

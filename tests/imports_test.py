@@ -8,8 +8,9 @@ import pytest
 ORDER = """
 errors
 files fields
-configs
 data models distill
+schema
+configs
 engine
 evaluate
 report deploy plan

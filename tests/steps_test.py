@@ -9,7 +9,9 @@ import pytest
 
 from kdjax.distill import losses
 from kdjax.distill import pathways
+from kdjax.distill import supervised
 from kdjax.distill import trials
+from kdjax.engine import batches
 from kdjax.engine import steps
 from kdjax.models import UNet
 
@@ -33,12 +35,13 @@ def make_trial(pathway=None, loss="MSE", view=0, **numbers):
     "temperature": 1.0,
     "learning_rate": 0.01,
     "weight_decay": 0.0,
+    "dice": 0.0,
     **numbers,
   }
   return trials.Trial(
     objective=jnp.int32(objective),
     view=jnp.int32(view),
-    **{name: jnp.float32(value) for name, value in numbers.items()},
+    numbers={name: jnp.float32(value) for name, value in numbers.items()},
   )
 
 
@@ -80,6 +83,7 @@ def train_step():
       student=STUDENT,
       regressors=REGRESSORS,
       objectives=OBJECTIVES,
+      schedule=lambda count: 1.0,
     )
   )
 
@@ -128,7 +132,7 @@ def test_supervised_loss_is_the_mean_cross_entropy_of_pixels():
   log_p = x - np.log(np.exp(x).sum(-1, keepdims=True))
   picked = np.take_along_axis(log_p, np.asarray(mask)[..., None], -1)
   np.testing.assert_allclose(
-    steps.supervised_loss(logits, mask), -picked.mean((1, 2, 3)), rtol=1e-5
+    supervised.cross_entropy(logits, mask), -picked.mean((1, 2, 3)), rtol=1e-5
   )
 
 
@@ -213,7 +217,7 @@ def finish(state, epoch, loss, max_epochs=100, patience=2):
 def test_the_best_epoch_is_kept_and_patience_ends_a_trial(state):
   first = finish(run(state, make_trial()), 1, 0.5)
   assert first.live
-  assert float(first.best_loss) == 0.5
+  assert float(first.best_criterion) == 0.5
   assert not changed(first.params["student"], first.best_params)
   assert float(first.sums["train"]) == 0.0
   second = finish(run(first, make_trial()), 2, 0.6)
@@ -268,7 +272,7 @@ def test_the_cached_view_asks_no_teacher():
     "images": jnp.arange(5 * 64, dtype=jnp.uint8).reshape(5, 8, 8),
     "masks": jnp.zeros((5, 8, 8), jnp.uint8),
   }
-  batch, ((logits, features),) = steps.prepare_batch(
+  batch, ((logits, features),) = batches.prepare_batch(
     block,
     data,
     cases,

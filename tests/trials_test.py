@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from configs import paper
+from kdjax.distill import axes
 from kdjax.distill import trials
 from kdjax.errors import UserError
 
@@ -36,7 +37,7 @@ def test_an_arm_is_named_by_what_varies():
 
 
 def test_every_view_has_its_own_arm():
-  assert names(pathway=("L",), loss=("KLD",), view=trials.VIEWS) == [
+  assert names(pathway=("L",), loss=("KLD",), view=axes.VIEWS) == [
     "Student",
     "L_KLD",
     "L_KLD_WAug",
@@ -101,7 +102,11 @@ def test_every_arm_refers_to_the_student_of_its_learning_rate():
     "L_MSE_lr0.001": "Student_lr0.001",
     "L_MSE_lr0.01": "Student_lr0.01",
   }
-  assert {arm.name: arm.learning_rate for arm in arms}["L_MSE_lr0.01"] == 0.01
+  assert {arm.name: arm for arm in arms}["L_MSE_lr0.01"].numbers == {
+    **arms[0].numbers,
+    "alpha": 0.5,
+    "learning_rate": 0.01,
+  }
 
 
 def test_stacked_numbers_say_what_the_arms_say():
@@ -114,8 +119,9 @@ def test_stacked_numbers_say_what_the_arms_say():
     assert (objectives[index - 1] if index else None) == arm.objective
     if arm.objective:
       assert views[int(stacked.view[i])] == arm.view
-    np.testing.assert_allclose(stacked.alpha[i], arm.alpha)
-    np.testing.assert_allclose(stacked.learning_rate[i], arm.learning_rate)
+    assert arm.numbers.keys() == stacked.numbers.keys()
+    for name, number in arm.numbers.items():
+      np.testing.assert_allclose(stacked.numbers[name][i], number)
 
 
 def test_only_views_that_a_teacher_sees_are_used():

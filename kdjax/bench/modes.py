@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from kdjax.bench import peer
-from kdjax.distill import trials
+from kdjax.distill import axes
+from kdjax.engine import batches
 from kdjax.engine import checkpoint
 from kdjax.engine import stages
-from kdjax.engine import steps
 from kdjax.engine import waves
 from kdjax.errors import UserError
 from kdjax.plan import compiled
@@ -149,7 +149,7 @@ def teacher_flops(study):
   """Operations of one answer of the teacher to a batch, by itself."""
   stage = study.student_stage
   answer = functools.partial(
-    steps.answer,
+    batches.answer,
     teacher=stage.teacher,
     teacher_taps=(),
     normalise=study.make_normalise("teacher"),
@@ -172,7 +172,7 @@ def distilling(study):
   arms = [arm for arm in study.arms if arm.objective]
   if not arms:
     raise UserError("bench needs a grid with arms that distil something.")
-  return sorted(arms, key=lambda arm: trials.VIEWS.index(arm.view))
+  return sorted(arms, key=lambda arm: axes.VIEWS.index(arm.view))
 
 
 def once_asked(arms):
@@ -183,14 +183,19 @@ def once_asked(arms):
 
 def enough(arms, size):
   """`size` arms: the first, or all of them again at other learning rates."""
-  return [
-    dataclasses.replace(
-      arms[i % len(arms)],
-      name=f"{arms[i % len(arms)].name}#{i // len(arms)}",
-      learning_rate=arms[i % len(arms)].learning_rate / 2 ** (i // len(arms)),
+  found = []
+  for i in range(size):
+    again, place = divmod(i, len(arms))
+    arm = arms[place]
+    rate = arm.numbers["learning_rate"] / 2**again
+    found.append(
+      dataclasses.replace(
+        arm,
+        name=f"{arm.name}#{again}",
+        numbers={**arm.numbers, "learning_rate": rate},
+      )
     )
-    for i in range(size)
-  ]
+  return found
 
 
 def untrained_teacher(study):

@@ -188,6 +188,11 @@ def _check(study):
     raise _missing(platform, _PLATFORMS)
   if (dtype := study.config.engine.dtype) not in _DTYPES:
     raise _missing(f"engine.dtype={dtype}", _DTYPES)
+  schedule = study.config.student_training.schedule
+  if schedule != "constant" or study.config.student_training.warmup:
+    raise _missing(f"student_training.schedule={schedule}", ("constant",))
+  if any(arm.numbers["dice"] for arm in study.arms):
+    raise _missing("grid.dice above 0", ("0",))
   for role in ("teacher", "student"):
     spec = study.config[role]
     if spec.name not in _NETWORKS:
@@ -234,5 +239,5 @@ def _spec(study, role):
 def _arm(arm):
   """An arm, its objective's fields among its own."""
   fields = dataclasses.asdict(arm)
-  objective = fields.pop("objective")
-  return {**fields, **(objective or {"pathway": None, "pairs": ()})}
+  objective = fields.pop("objective") or {"pathway": None, "pairs": ()}
+  return {**fields, **fields.pop("numbers"), **objective}

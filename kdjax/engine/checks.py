@@ -8,7 +8,11 @@ from kdjax.distill import trials
 from kdjax.engine import convolution
 from kdjax.engine import networks
 from kdjax.engine import parallel
+from kdjax.engine import schedules
 from kdjax.errors import UserError
+
+# What may choose the best epoch.
+SELECT = ("loss", "dice")
 
 
 def check_engine(engine):
@@ -27,12 +31,38 @@ def check_engine(engine):
 
 
 def check_training(config, cases):
-  """Refuses batches larger than the data set."""
+  """Refuses batches larger than the data set, and schedules that cannot be."""
   for role in ("teacher_training", "student_training"):
-    if (size := config[role].batch_size) > cases:
+    training = config[role]
+    if (size := training.batch_size) > cases:
       raise UserError(
         f"{role}.batch_size={size} is more than the data set's {cases} cases."
       )
+    for name, known in (("schedule", schedules.SCHEDULES), ("select", SELECT)):
+      if training[name] not in known:
+        raise UserError(
+          f"{role}.{name} has no {training[name]!r}: choose from "
+          f"{', '.join(known)}."
+        )
+    if training.schedule in schedules.DECAYING and training.patience:
+      raise UserError(
+        f"{role}.patience={training.patience}: a rate that decays has to be "
+        "trained to its end, where networks are at their best: set "
+        "patience=0, or schedule=constant."
+      )
+
+
+def check_validation(study):
+  """Refuses to choose an epoch by a Dice that no validation case defines."""
+  masks = study.dataset.masks
+  for fold in dict.fromkeys(block.fold for block in study.blocks):
+    for role in ("teacher_training", "student_training"):
+      chosen = study.config[role].select
+      if chosen == "dice" and not masks[study.folds[fold].val].any():
+        raise UserError(
+          f"{role}.select=dice: no validation case of fold {fold} has a "
+          "lesion: set select=loss."
+        )
 
 
 def check_models(study):

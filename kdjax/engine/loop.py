@@ -146,9 +146,9 @@ def _record(wave, epoch, progress):
     mine.seconds += epoch.seconds
     if epoch.measured:
       mine.history += _rows(
-        programs.stage,
+        programs,
         block,
-        mine.step // programs.steps_per_epoch,
+        mine.step,
         {name: x[i] for name, x in epoch.measured.items()},
         epoch.trained[i],
         mine.seconds,
@@ -171,8 +171,12 @@ def _save(wave, saved, progress):
   write_history(wave.programs.study, wave.programs.stage, progress)
 
 
-def _rows(stage, block, epoch, measured, live_before, seconds):
-  """One row of history for every trial that trained in this epoch."""
+def _rows(programs, block, step, measured, live_before, seconds):
+  """One row of history for every trial that trained in this epoch.
+
+  The learning rate is that of the epoch's last step.
+  """
+  stage, rate = programs.stage, float(programs.schedule(step - 1))
   rows = []
   for g, arm in enumerate(stage.arms):
     if live_before[g]:
@@ -191,9 +195,9 @@ def _rows(stage, block, epoch, measured, live_before, seconds):
           "arm": arm.name,
           "fold": block.fold,
           "seed": block.seed,
-          "epoch": epoch,
+          "epoch": step // programs.steps_per_epoch,
           **numbers,
-          "learning_rate": arm.learning_rate,
+          "learning_rate": arm.numbers["learning_rate"] * rate,
           "live": int(measured["live"][g]),
           "device_seconds": seconds,
         }

@@ -13,7 +13,9 @@ import numpy as np
 from kdjax.data import views
 from kdjax.distill import losses
 from kdjax.distill import trials
+from kdjax.engine import batches
 from kdjax.engine import parallel
+from kdjax.engine import schedules
 from kdjax.engine import steps
 from kdjax.errors import UserError
 
@@ -25,7 +27,7 @@ class Stage:
   Attributes:
     name: "teacher" or "student"; also the network's field in the config.
     arms: rows of the grid.
-    training: batch size, epochs and patience.
+    training: batch size, epochs, schedule, and what chooses the best epoch.
     teacher: linen module in inference form, or None.
   """
 
@@ -148,6 +150,7 @@ class Programs:
     # Of all folds, run or not: a trial's epochs must not depend on the others.
     longest = max(len(fold.train) for fold in study.folds)
     self.steps_per_epoch = -(-longest // training.batch_size)
+    self.schedule = schedules.make(training, self.steps_per_epoch)
     # Drawing weights runs once a block: compiling it well would take longer.
     self.init = jax.jit(
       functools.partial(
@@ -166,14 +169,14 @@ class Programs:
       "teacher_normalise": study.make_normalise("teacher"),
     }
     self.render_batch = jax.jit(
-      functools.partial(steps.render_batch, **rendering)
+      functools.partial(batches.render_batch, **rendering)
     )
     teaching = {
       "teacher": stage.teacher,
       "teacher_taps": trials.taps(objectives, 1),
     }
     self.prepare = functools.partial(
-      steps.prepare_batch,
+      batches.prepare_batch,
       **teaching,
       **rendering,
       carry=functools.partial(views.carry, settings=config.views),
@@ -183,6 +186,7 @@ class Programs:
       student=model,
       regressors=regressors,
       objectives=objectives,
+      schedule=self.schedule,
       batch_axis=self.layout.batch_axis,
     )
     self.train_epoch = parallel.make_train_epoch(
@@ -191,7 +195,7 @@ class Programs:
     self.answer = parallel.make_answer(
       self.layout,
       functools.partial(
-        steps.answer, **teaching, normalise=study.make_normalise("teacher")
+        batches.answer, **teaching, normalise=study.make_normalise("teacher")
       ),
     )
     self.finish_epoch = parallel.make_finish_epoch(
@@ -223,7 +227,7 @@ class Programs:
     return wave + [wave[-1]] * (self.layout.wave - len(wave))
 
   def remember(self, wave, blocks):
-    """Adds to a wave's `blocks` what `steps.prepare_batch` needs of them.
+    """Adds to a wave's `blocks` what `batches.prepare_batch` needs of them.
 
     For view "cached" the teachers are asked here about every training image.
     """

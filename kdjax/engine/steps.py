@@ -15,6 +15,7 @@ import optax
 
 from kdjax.distill import losses
 from kdjax.distill import pathways
+from kdjax.distill import supervised
 from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.models import pretrained
@@ -35,7 +36,7 @@ class TrialState:
   sums: dict
   best_params: dict  # Of the student alone: regressors are thrown away.
   best_batch_stats: dict
-  best_loss: jax.Array  # Validation loss at `best_params`.
+  best_criterion: jax.Array  # What chose them; the smaller, the better.
   stale: jax.Array  # Epochs since then.
   live: jax.Array
   diverged: jax.Array
@@ -92,17 +93,11 @@ def init_state(key, weights, *, images, student, regressors):
     sums={name: jnp.zeros((), number) for name in ("train", "distill", "sup")},
     best_params=variables["params"],
     best_batch_stats=batch_stats,
-    best_loss=jnp.full((), jnp.inf, number),
+    best_criterion=jnp.full((), jnp.inf, number),
     stale=jnp.int32(0),
     live=jnp.bool_(True),
     diverged=jnp.bool_(False),
   )
-
-
-def supervised_loss(logits, mask):
-  """Cross-entropy, mean over pixels: `[B, H, W, K]`, `[B, H, W]` to `[B]`."""
-  entropy = optax.softmax_cross_entropy_with_integer_labels(logits, mask)
-  return jnp.mean(entropy, axis=(1, 2))
 
 
 def distillation_loss(trial, student, teachers, mask, regress, objectives):
@@ -140,7 +135,7 @@ def distillation_loss(trial, student, teachers, mask, regress, objectives):
     each = loss.function(
       jnp.where(chosen, ours, jnp.zeros_like(ours)),
       target,
-      trial.temperature,
+      trial.numbers["temperature"],
       classes,
     )  # [B]
     return jnp.mean(each).astype(_number())
@@ -178,9 +173,12 @@ def train_step(
   student,
   regressors,
   objectives,
+  schedule,
   batch_axis=None,
 ):
   """One step of Adam on `(1 - alpha) * supervised + alpha * distillation`.
+
+  Supervised is cross-entropy + `dice` * soft Dice.
 
   Args:
     state: `TrialState`.
@@ -191,12 +189,14 @@ def train_step(
     student: linen module.
     regressors: dict from pair to linen module.
     objectives: of the grid.
+    schedule: from the count to the part of the trial's learning rate.
     batch_axis: device axis over which the batch is split, or None.
 
   Returns:
     The new `TrialState`; the old one where the trial is no longer live.
   """
   student_taps = trials.taps(objectives, 0)
+  numbers = trial.numbers
 
   def total_loss(params):
     variables = {
@@ -211,7 +211,9 @@ def train_step(
       weights = params["regressors"][regressor_name(pair)]
       return regressors[pair].apply({"params": weights}, x)
 
-    sup = jnp.mean(supervised_loss(logits, batch["mask"]))
+    entropy = jnp.mean(supervised.cross_entropy(logits, batch["mask"]))
+    overlap = jnp.mean(supervised.soft_dice(logits, batch["mask"]))
+    sup = entropy + numbers["dice"] * overlap
     distill = (
       distillation_loss(
         trial, (logits, features), teachers, batch["mask"], regress, objectives
@@ -219,7 +221,7 @@ def train_step(
       if objectives
       else jnp.zeros_like(sup)
     )
-    total = (1.0 - trial.alpha) * sup + trial.alpha * distill
+    total = (1.0 - numbers["alpha"]) * sup + numbers["alpha"] * distill
     parts = {"train": total, "distill": distill, "sup": sup}
     return total, (parts, batch_stats)
 
@@ -233,7 +235,7 @@ def train_step(
   # The count comes from outside, where it is not mapped over trials, so that
   # the bias correction is one number however many trials there are.
   updates, optimizer = make_optimizer(
-    trial.learning_rate, trial.weight_decay
+    numbers["learning_rate"] * schedule(count), numbers["weight_decay"]
   ).update(
     gradients, optax.tree.set(state.optimizer, count=count), state.params
   )
@@ -252,24 +254,25 @@ def train_step(
   return _where(state.live & finite, stepped, kept)
 
 
-def finish_epoch(state, epoch, validation_loss, *, max_epochs, patience):
+def finish_epoch(state, epoch, criterion, *, max_epochs, patience):
   """Keeps the best state, counts stale epochs, stops, empties the sums.
 
   Args:
     state: `TrialState` after the epoch's last step.
     epoch: 1-based number of the epoch that ends.
-    validation_loss: scalar.
+    criterion: scalar, what chooses the best epoch; the smaller, the better.
     max_epochs: the epoch after which every trial stops.
-    patience: stale epochs after which a trial stops.
+    patience: stale epochs after which a trial stops; 0 is never.
   """
-  better = state.live & (validation_loss < state.best_loss)
+  better = state.live & (criterion < state.best_criterion)
   stale = jnp.where(better, 0, state.stale + state.live)
+  live = state.live & (epoch < max_epochs)
   return state.replace(
     best_params=_where(better, state.params["student"], state.best_params),
     best_batch_stats=_where(better, state.batch_stats, state.best_batch_stats),
-    best_loss=jnp.where(better, validation_loss, state.best_loss),
+    best_criterion=jnp.where(better, criterion, state.best_criterion),
     stale=stale,
-    live=state.live & (stale < patience) & (epoch < max_epochs),
+    live=live & (stale < patience) if patience else live,
     sums=jax.tree.map(jnp.zeros_like, state.sums),
   )
 
@@ -297,8 +300,8 @@ def evaluate(params, batch_stats, images, masks, weights, *, model):
     model: linen module.
 
   Returns:
-    Scalars `loss` and `cases`, `dice` and `lesions`: Dice is added up where
-    the mask is not empty, `lesions` counts those cases.
+    Scalars `cross_entropy`, `soft_dice` and `cases`, `dice` and `lesions`: Dice
+    is added up where the mask is not empty, `lesions` counts those cases.
   """
   logits = model.apply({"params": params, "batch_stats": batch_stats}, images)
   predicted = logits[..., 1] > logits[..., 0]
@@ -311,7 +314,8 @@ def evaluate(params, batch_stats, images, masks, weights, *, model):
     / jnp.maximum(size(predicted) + size(truth), 1)
   )
   return {
-    "loss": jnp.sum(weights * supervised_loss(logits, masks)),
+    "cross_entropy": jnp.sum(weights * supervised.cross_entropy(logits, masks)),
+    "soft_dice": jnp.sum(weights * supervised.soft_dice(logits, masks)),
     "cases": jnp.sum(weights),
     "dice": jnp.sum(lesion * dice),
     "lesions": jnp.sum(lesion),
@@ -322,113 +326,3 @@ def predict(params, batch_stats, images, *, model):
   """Lesion logit minus background logit, `[E, H, W, C]` to `[E, H, W]`."""
   logits = model.apply({"params": params, "batch_stats": batch_stats}, images)
   return logits[..., 1] - logits[..., 0]
-
-
-def answer(block, data, cases, *, teacher, teacher_taps, normalise):
-  """What a block's teacher says of images as they are.
-
-  Args:
-    block: `{"teacher": variables}`.
-    data: `{"images": [M, S, S] uint8}`.
-    cases: `[E]`, rows of `data`.
-    teacher: linen module.
-    teacher_taps: taps of the teacher that the grid's objectives need.
-    normalise: from images in [0, 1] to the teacher's input.
-
-  Returns:
-    `(logits, features)`: `[E, S, S, K]`, and a dict from tap to
-    `[E, h, h, C]`.
-  """
-  images = normalise(data["images"][cases].astype(float) / 255.0)
-  logits, features, _ = taps.apply(
-    teacher, block["teacher"], images, taps=teacher_taps
-  )
-  return logits, features
-
-
-def render_batch(
-  block, data, cases, epochs, *, views, render, normalise, teacher_normalise
-):
-  """What the networks see in a step of a block's trials.
-
-  Views depend on the block, the epoch and the case alone, never on the trial,
-  the place in the batch or the number of devices.
-
-  Args:
-    block: `{"key"}`: random key.
-    data: `{"images": [M, S, S] uint8, "masks": [M, S, S] uint8}`, all cases.
-    cases: `[B]`, rows of `data`.
-    epochs: `[B]`, the pass over the training cases that each belongs to.
-    views: names of the views that a teacher sees in this grid.
-    render: from key, image and mask to views and mask.
-    normalise: from views in [0, 1] to the trials' input.
-    teacher_normalise: the same to the teacher's.
-
-  Returns:
-    `(batch, inputs, keys)`: the batch as `train_step` takes it, a dict from
-    view to the teacher's `[B, S, S, C]`, and the `[B]` keys of the views.
-  """
-  keys = jax.vmap(
-    lambda case, epoch: jax.random.fold_in(
-      jax.random.fold_in(block["key"], epoch), case
-    )
-  )(cases, epochs)
-  rendered, masks = jax.vmap(render)(
-    keys, data["images"][cases], data["masks"][cases]
-  )
-  batch = {"image": normalise(rendered["strong"]), "mask": masks}
-  inputs = {
-    view: teacher_normalise(rendered[view])
-    for view in views
-    if view != "cached"
-  }
-  return batch, inputs, keys
-
-
-def prepare_batch(
-  block,
-  data,
-  cases,
-  epochs,
-  *,
-  teacher,
-  views,
-  teacher_taps,
-  carry,
-  **rendering,
-):
-  """Makes what all trials of a block share in a step: views and answers.
-
-  The answers are what the block's teacher returns for each view.
-
-  Args:
-    block: `{"key", "teacher"}`: random key and the teacher's variables; for
-      view "cached" also `{"answers", "rows"}`: what `answer` returned for the
-      training images, and `[M]`, where a case stands in it.
-    data: `{"images": [M, S, S] uint8, "masks": [M, S, S] uint8}`, all cases.
-    cases: `[B]`, rows of `data`.
-    epochs: `[B]`, the pass over the training cases that each belongs to.
-    teacher: linen module, or None.
-    views: names of the views that a teacher sees in this grid.
-    teacher_taps: taps of the teacher that the grid's objectives need.
-    carry: from key and maps to maps in the frame of the views.
-    **rendering: what else `render_batch` takes.
-
-  Returns:
-    `(batch, teachers)` as `train_step` takes them.
-  """
-  batch, inputs, keys = render_batch(
-    block, data, cases, epochs, views=views, **rendering
-  )
-
-  def ask(view):
-    if view == "cached":
-      rows = block["rows"][cases]
-      answers = jax.tree.map(lambda x: x[rows], block["answers"])
-      return jax.vmap(carry)(keys, answers)
-    logits, features, _ = taps.apply(
-      teacher, block["teacher"], inputs[view], taps=teacher_taps
-    )
-    return logits, features
-
-  return batch, tuple(ask(view) for view in views)

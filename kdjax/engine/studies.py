@@ -83,17 +83,8 @@ class Study:
   def teacher_stage(self):
     """Teachers: a grid whose only arm distils nothing."""
     training = self.config.teacher_training
-    arm = trials.Arm(
-      name="Teacher",
-      reference="Teacher",
-      objective=None,
-      view=trials.VIEWS[0],
-      alpha=0.0,
-      temperature=1.0,
-      learning_rate=training.learning_rate,
-      weight_decay=training.weight_decay,
-    )
-    return stages.Stage("teacher", (arm,), training, None)
+    arms = (trials.make_teacher(training),)
+    return stages.Stage("teacher", arms, training, None)
 
   @property
   def student_stage(self):
@@ -196,6 +187,7 @@ def make_study(config, workdir, dataset=None):
   if len(set(blocks)) < len(blocks):
     raise UserError("folds or seeds has a number twice: give each once.")
   study = Study(config, epath.Path(workdir), dataset, folds, blocks, arms)
+  checks.check_validation(study)
   checks.check_models(study)
   for stage in (study.teacher_stage, study.student_stage):
     stages.make_layout(study, stage, len(blocks))

@@ -109,13 +109,19 @@ class Wave:
       self._steps[block] // programs.steps_per_epoch
       for block in programs.pad(self.blocks)
     ]
+    # As in training: [D, N, G'] of the terms, [D, G'] of their weight.
+    weight = np.asarray(self._trials.numbers["dice"])[:, None]
+    loss = results["cross_entropy"] + weight * results["soft_dice"]
+    criterion = {"loss": loss, "dice": -results["dice"]}
     self._states = programs.finish_epoch(
-      states, layout.spread_blocks(np.array(epochs, np.int32)), results["loss"]
+      states,
+      layout.spread_blocks(np.array(epochs, np.int32)),
+      criterion[programs.stage.training.select],
     )
     return layout.gather(
       {
         **{f"{k}_loss": v / programs.steps_per_epoch for k, v in sums.items()},
-        "val_loss": results["loss"],
+        "val_loss": loss,
         "val_dice": results["dice"],
         "live": self._states.live,
         "diverged": self._states.diverged,
@@ -167,11 +173,12 @@ def stack(trees):
 
 
 def _mean_over_chunks(results):
-  """Adds up what `steps.evaluate` returned; loss and Dice `[D, N, G']`."""
+  """Means over cases of what `steps.evaluate` returned, each `[D, N, G']`."""
   total = functools.reduce(
     lambda a, b: jax.tree.map(np.add, a, b), map(jax.device_get, results)
   )
   return {
-    "loss": total["loss"] / total["cases"],
+    "cross_entropy": total["cross_entropy"] / total["cases"],
+    "soft_dice": total["soft_dice"] / total["cases"],
     "dice": total["dice"] / np.maximum(total["lesions"], 1),
   }

@@ -275,7 +275,7 @@ def arguments(programs):
       programs.data,
       next(iter(programs.chunks(wave, "val"))),
     ),
-    "finish_epoch": (states, epochs, states.best_loss),
+    "finish_epoch": (states, epochs, states.best_criterion),
   }
 
 

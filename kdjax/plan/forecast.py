@@ -74,6 +74,8 @@ def _stage(plan, cost):
     "max_epochs": training.max_epochs,
     "seconds_at_least": stage_seconds(
       min(training.patience + 1, training.max_epochs)
+      if training.patience
+      else training.max_epochs
     ),
     "seconds_at_most": stage_seconds(training.max_epochs),
   }

@@ -11,21 +11,11 @@ import numpy as np
 import pandas as pd
 import statsmodels.formula.api as formulas
 
-from kdjax.distill import losses
+from kdjax.distill import axes
 from kdjax.evaluate import statistics
 from kdjax.report import comparisons
 from kdjax.report import rows
 
-AXES = (
-  "pathway",
-  "loss",
-  "view",
-  "pair",
-  "alpha",
-  "temperature",
-  "learning_rate",
-  "weight_decay",
-)
 CONTRASTS = (
   "factor",
   "level",
@@ -43,21 +33,15 @@ def of_arms(arms):
   pathway L or the temperature of MSE, is "" there. Arms without an objective
   are left out.
   """
-  table = {}
-  for arm in arms:
-    if arm.objective:
-      objective = arm.objective
-      table[arm.name] = {
-        "pathway": objective.pathway,
-        "loss": objective.loss,
-        "view": arm.view,
-        "pair": objective.levels,
-        **{name: f"{getattr(arm, name):g}" for name in AXES[4:]},
-      }
-      if not losses.LOSSES[objective.loss].softened:
-        table[arm.name]["temperature"] = ""
-  frame = pd.DataFrame.from_dict(table, orient="index", columns=list(AXES))
-  varied = [x for x in AXES if frame[x][frame[x] != ""].nunique() > 1]
+  table = {
+    arm.name: {axis.name: arm.word(axis) for axis in axes.AXES}
+    for arm in arms
+    if arm.objective
+  }
+  frame = pd.DataFrame.from_dict(
+    table, orient="index", columns=[axis.name for axis in axes.AXES]
+  )
+  varied = [x for x in frame if frame[x][frame[x] != ""].nunique() > 1]
   return frame[varied]
 
 

@@ -11,6 +11,7 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
+from kdjax.distill import axes
 from kdjax.report import browser
 from kdjax.report import cells
 from kdjax.report import environment
@@ -62,17 +63,7 @@ def _template():
 
 def question(results):
   """What the grid asks, in a sentence."""
-  axes = {
-    "pathway": "which representation to distil",
-    "loss": "under which loss",
-    "view": "whether the teacher's input should be augmented",
-    "pair": "between which levels",
-    "alpha": "with what weight",
-    "temperature": "at what temperature",
-    "learning_rate": "at what learning rate",
-    "weight_decay": "with what weight decay",
-  }
-  asked = [axes[x] for x in results.levels]
+  asked = [x.question for x in axes.AXES if x.name in results.levels]
   asked = words.listed(asked) if asked else "whether to distil at all"
   counts = results.efficiency["parameters"]
   student = next((x for x in results.models if x in results.distilled), None)

@@ -1,0 +1,204 @@
+"""The axes of the grid, each declared once.
+
+What an arm is called, what contrasts compare, what the page asks, how a config
+is checked and what a program maps over is derived from here.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from kdjax import fields
+from kdjax.distill import losses
+from kdjax.distill import pairs
+from kdjax.distill import pathways
+
+# What a teacher sees: a view of the batch, or the image as it is, once; what it
+# said then is carried to the student's frame.
+VIEWS = ("strong", "weak", "cached")
+
+_VIEW_SUFFIXES = {"strong": "", "weak": "_WAug", "cached": "_Cached"}
+
+
+def _by_all(pathway, loss):
+  """Read by every arm, Students too."""
+  del pathway, loss
+  return True
+
+
+def _by_distilled(pathway, loss):
+  """Read by every arm that distils something."""
+  del loss
+  return pathway is not None
+
+
+def _at_a_level(pathway, loss):
+  del loss
+  return pathway not in (None, "L")
+
+
+def _by_softened(pathway, loss):
+  return pathway is not None and losses.LOSSES[loss].softened
+
+
+def _one_of(known):
+  return lambda value: (
+    None
+    if value in known
+    else f" has no {value!r}: choose from {', '.join(known)}"
+  )
+
+
+def _loss_objection(value):
+  if value in losses.DEAD:
+    return f"={value} distils nothing here: {losses.DEAD[value]}"
+  return _one_of(tuple(losses.LOSSES))(value)
+
+
+def _alpha_objection(value):
+  if 0 < value <= 1:
+    return None
+  return (
+    f"={value} is outside (0, 1]; the Student, which distils nothing, is "
+    "always in the grid"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+  """An axis of the grid.
+
+  Attributes:
+    name: the field of `config.grid`; its value is a tuple.
+    field: what each value is.
+    question: what the page asks where the axis has more than one value.
+    read_by: from a pathway and a loss, None for a Student's, to whether such
+      an arm reads the axis. What an arm does not read does not multiply it.
+    suffix: how a value is written at the end of an arm's name.
+    always_shown: whether it is there when the axis has one value, too.
+    unread: of an axis of numbers, which a program maps over: the number of an
+      arm that does not read it. None for an axis of names.
+    objection: from a value to what is wrong with it, said behind the axis'
+      name, or None.
+    word: from an arm's objective and view to the value's word; None for
+      numbers, which the arm has.
+  """
+
+  name: str
+  field: fields.Field
+  question: str
+  read_by: Callable[[str | None, str | None], bool] = _by_all
+  suffix: Callable[[Any], str] = "_{:g}".format
+  always_shown: bool = False
+  unread: float | None = None
+  objection: Callable[[Any], str | None] = lambda value: None
+  word: Callable | None = None
+
+
+AXES = (
+  Axis(
+    "pathway",
+    fields.Field(", ".join(pathways.PATHWAYS), str),
+    "which representation to distil",
+    _by_distilled,
+    objection=_one_of(tuple(pathways.PATHWAYS)),
+    suffix=str,
+    always_shown=True,
+    word=lambda objective, view: objective.pathway,
+  ),
+  Axis(
+    "loss",
+    fields.Field(", ".join(losses.LOSSES), str),
+    "under which loss",
+    _by_distilled,
+    objection=_loss_objection,
+    suffix="_{}".format,
+    always_shown=True,
+    word=lambda objective, view: objective.loss,
+  ),
+  Axis(
+    "view",
+    fields.Field(
+      "what the teacher sees: strong, weak; cached: the image as it is, once, "
+      "its answer carried to the student's frame",
+      str,
+    ),
+    "whether the teacher's input should be augmented",
+    _by_distilled,
+    objection=_one_of(VIEWS),
+    suffix=_VIEW_SUFFIXES.__getitem__,
+    always_shown=True,
+    word=lambda objective, view: view,
+  ),
+  Axis(
+    "pair",
+    fields.Field(
+      "(student's tap, teacher's tap) of H and HReg; or several of them"
+    ),
+    "between which levels",
+    _at_a_level,
+    objection=pairs.objection,
+    suffix=lambda value: f"_{pairs.name(pairs.make(value))}",
+    word=lambda objective, view: pairs.name(objective.pairs),
+  ),
+  Axis(
+    "alpha",
+    fields.Field(
+      "weight of distillation; 1 - alpha of the supervised loss", float
+    ),
+    "with what weight",
+    _by_distilled,
+    objection=_alpha_objection,
+    suffix="_alpha{:g}".format,
+    unread=0.0,
+  ),
+  Axis(
+    "temperature",
+    fields.Field(
+      "of "
+      + " and ".join(x for x, loss in losses.LOSSES.items() if loss.softened),
+      float,
+    ),
+    "at what temperature",
+    _by_softened,
+    objection=lambda x: None if x > 0 else f"={x} must be above 0",
+    suffix="_tau{:g}".format,
+    unread=1.0,
+  ),
+  Axis(
+    "learning_rate",
+    fields.Field("of Adam, at the schedule's peak", float, 1e-12, 1e3),
+    "at what learning rate",
+    suffix="_lr{:g}".format,
+    unread=0.0,
+  ),
+  Axis(
+    "weight_decay",
+    fields.Field("decoupled; 0 is Adam", float, 0, 1e3),
+    "with what weight decay",
+    suffix="_wd{:g}".format,
+    unread=0.0,
+  ),
+  Axis(
+    "dice",
+    fields.Field(
+      "weight of soft Dice, added to cross-entropy in the supervised loss",
+      float,
+      0,
+      1e3,
+    ),
+    "with how much of soft Dice in the supervised loss",
+    suffix="_dice{:g}".format,
+    unread=0.0,
+  ),
+)
+
+
+def numbers():
+  """The axes that a program maps over."""
+  return tuple(axis for axis in AXES if axis.unread is not None)
+
+
+def of_training():
+  """The axes that an arm reads which distils nothing, as a Teacher."""
+  return tuple(axis for axis in AXES if axis.read_by(None, None))

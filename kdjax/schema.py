@@ -1,0 +1,108 @@
+"""Every field of a config, and what values it takes.
+
+Models, whose attributes differ, are checked against their class where they are
+made; what depends on the data or on another field, where that is known.
+"""
+
+from kdjax.distill import axes
+from kdjax.fields import Field
+
+_SEED = 2**31 - 1  # The largest that numpy and JAX both take.
+_LARGE = 10**6  # More of anything countable is a slip of the finger.
+
+_TRAINING = {
+  "batch_size": Field("cases in a step", int, 1, _LARGE),
+  "max_epochs": Field("epochs at most", int, 1, _LARGE),
+  "patience": Field(
+    "epochs without a better one before a trial stops; 0 never stops, which a "
+    "decaying schedule asks for",
+    int,
+    0,
+    _LARGE,
+  ),
+  "schedule": Field(
+    "of the learning rate: constant, or cosine, which falls to 0", str
+  ),
+  "warmup": Field(
+    "part of all steps in which the rate rises to its peak", float, 0, 0.9
+  ),
+  "select": Field(
+    "what of the validation cases chooses the best epoch: loss or dice", str
+  ),
+}
+
+FIELDS = {
+  "data": {
+    "name": Field("phantom, or folder for images on disk", str),
+    "dir": Field("where the folder is", str),
+    "classes": Field("labels to keep; () keeps all", str, many=True),
+    "image_size": Field(
+      "side that images are resized to, pixels", int, 1, 4096
+    ),
+    "num_cases": Field("phantoms to simulate", int, 1, 10**5),
+    "seed": Field("of the phantoms", int, 0, _SEED),
+    "cache_dir": Field("where prepared data sets are kept", str),
+  },
+  "splits": {
+    "kind": Field("holdout or kfold", str),
+    "num_folds": Field("splits to make", int, 1, 1000),
+    "test_cases": Field("test cases of a hold-out", int),
+    "val_fraction": Field(
+      "part of the training cases held out for validation", float
+    ),
+    "seed": Field("of the splits", int, 0, 2**32 - 1),
+  },
+  "folds": Field("0-based splits to run", int, many=True),
+  "seeds": Field(
+    "random seeds to run, each with teachers of its own", int, 0, _SEED, True
+  ),
+  "views": {
+    "crop": Field("largest part of the side cut away", float, 0, 0.99),
+    "shift": Field("largest move, part of the side", float, 0, 1),
+    "scale": Field("largest change of size", float, 0, 0.99),
+    "rotation": Field("largest angle, degrees", float, 0, 180),
+    "noise": Field(
+      "largest deviation of Gaussian noise, images in [0, 1]", float, 0, 1
+    ),
+    "dropout": Field("probability of a pixel to be black", float, 0, 1),
+  },
+  "teacher": Field("a name in kdjax.models.MODELS and its attributes"),
+  "student": Field("the same"),
+  "teacher_training": {
+    **_TRAINING,
+    **{axis.name: axis.field for axis in axes.of_training()},
+  },
+  "student_training": _TRAINING,
+  "grid": {axis.name: axis.field._replace(many=True) for axis in axes.AXES},
+  "engine": {
+    "dtype": Field("of the arithmetic: float32, bfloat16 or float64", str),
+    "lowering": Field(
+      "of convolutions: auto, onednn, unrolled, grouped or plain", str
+    ),
+    "blocks_at_once": Field(
+      "folds and seeds that train together on one device; 0 is as many as fit "
+      "an accelerator, one on a CPU",
+      int,
+      0,
+      _LARGE,
+    ),
+    "arms_at_once": Field(
+      "arms of a block that one accelerator steps together, while what the "
+      "teacher said waits for the others; 0 is as many as fit",
+      int,
+      0,
+      _LARGE,
+    ),
+    "checkpoint_minutes": Field("between two checkpoints of a stage", float, 0),
+    "checkpoint_epochs": Field(
+      "the same in epochs; 0 goes by minutes alone", int, 0
+    ),
+  },
+  "report": {
+    "equivalence_margin": Field(
+      "Dice points within which two models are equals", float, 0, 100
+    ),
+  },
+  "published": Field("set the paper's numbers beside ours", bool),
+  "question": Field("the first paragraph of the file's docstring", str),
+}
