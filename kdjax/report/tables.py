@@ -114,7 +114,7 @@ def trials(results):
   found = dice.agg(cases="count", dice_mean="mean").reset_index()
   found["diverged"] = 0
   found = pd.concat([found, results.diverged.assign(cases=0, diverged=1)])
-  curves = results.curves.rename(columns={"arm": "model"})
+  curves = results.history.rename(columns={"arm": "model"})
   epochs = curves.groupby(keys)["epoch"].max().rename("epochs").reset_index()
   epochs = epochs.astype({"fold": int, "seed": int})
   found = found.astype({"fold": int, "seed": int})
