@@ -68,6 +68,11 @@ class Results:
     return {arm.name: arm.reference for arm in self.arms}
 
   @property
+  def students(self):
+    """Models that distil nothing: each is the reference of some arms."""
+    return [x for x in self.models if x in self.references.values()]
+
+  @property
   def distilled(self):
     """Names of the arms that distil something and have results."""
     tested = set(self.per_case["model"])
@@ -212,7 +217,7 @@ def compute(workdir, config, arms, parameters=None):
     dict.fromkeys([*per_case["model"], *efficiency.index, *lost["model"]])
   )
   references = {arm.name: arm.reference for arm in arms}
-  students = [x for x in found if x in references.values() or x == "Student"]
+  students = [x for x in found if x in references.values()]
   first = [x for x in found if x == "Teacher"] + students
   rest = [x for x in found if x not in first]
   rest.sort(key=lambda x: named.index(x) if x in named else len(named))

@@ -134,9 +134,7 @@ def means(results, by):
 
 
 def _only_student(results):
-  students = [x for x in results.models if x in results.references.values()]
-  students = students or [x for x in results.models if x == "Student"]
-  return students[0] if len(students) == 1 else None
+  return results.students[0] if len(results.students) == 1 else None
 
 
 def _either(results, model, reference):
