@@ -320,70 +320,25 @@ def _train(options):
 
   memory.keep()
   with interruption.heed(options.command_line):
-    table = _table_of_training(options)
-  if table is not None:
-    _print(table)
+    from kdjax import configs
+    from kdjax import run
+
+    config = configs.load(options.config, options.overrides)
+    found = run.train(
+      config,
+      options.workdir,
+      coordinator=options.coordinator,
+      count=options.processes,
+      index=options.process,
+    )
+  if found:
+    _print(found.text)
     page = options.workdir / "report" / "index.html"
     print(
       f"kdjax: the page is {page}. To keep what may be shown: "
       f"kdjax report {options.workdir} --out results/NAME.",
       file=sys.stderr,
     )
-
-
-def _table_of_training(options):
-  """The table, or None from a process that leaves it to the first."""
-  import jax
-
-  from kdjax import configs
-  from kdjax import files
-  from kdjax.deploy import latency
-  from kdjax.engine import loop
-  from kdjax.engine import processes
-  from kdjax.engine import studies
-  from kdjax.evaluate import cases
-  from kdjax.evaluate import efficiency
-  from kdjax.report import build
-  from kdjax.report import environment
-
-  config = configs.load(options.config, options.overrides)
-  _keep_compilations(config)
-  share = processes.join(
-    options.coordinator, options.processes, options.process
-  )
-  study = studies.make_study(config, options.workdir)
-  mine = processes.take(study, share)
-  with files.lock(options.workdir, processes.parts(mine)):
-    if not share.first:
-      processes.await_first(share, options.workdir / "data.json")
-    configs.claim(config, options.workdir, write=share.first)
-    studies.claim_data(study)
-    with processes.alive(share, options.workdir):
-      if share.first:
-        environment.write(options.workdir, jax.devices())
-      trained = loop.train(mine)
-    if not share.first:
-      return None
-    if share.count > 1:
-      processes.await_others(study, share)
-      trained = loop.train(study)  # Reads what all have trained.
-    cases.write(study, *trained)
-    efficiency.write(study, latency.measure)
-    return build.write(_results(options.workdir))
-
-
-def _keep_compilations(config):
-  """The same programs of a later run, or after a resume, compile in no time.
-
-  Those that call oneDNN compile anew: XLA cannot write them to a file.
-  """
-  import warnings
-
-  import jax
-
-  cache = pathlib.Path(config.data.cache_dir).expanduser() / "compilations"
-  jax.config.update("jax_compilation_cache_dir", str(cache))
-  warnings.filterwarnings("ignore", "Error writing persistent.*bad_alloc")
 
 
 def _bench(options):
@@ -423,37 +378,17 @@ def _bench(options):
 
 
 def _report(options):
+  from kdjax import run
   from kdjax.report import across
-  from kdjax.report import build
 
   folders = [*options.workdirs, *filter(None, [options.workdir])]
   if not folders:
     raise UserError("report: name a workdir, or several to compare.")
-  found = {str(folder): _results(folder) for folder in folders}
-  if len(found) > 1:
+  if len(set(map(str, folders))) > 1:
+    found = {str(folder): run.read(folder) for folder in folders}
     _print(across.write(found, options.out))
     return
-  (result,) = found.values()
-  _print(build.write(result, options.cases))
-  if options.out:
-    build.publish(result, options.out)
-
-
-def _results(workdir):
-  """The `Results` of a trained workdir."""
-  from kdjax import configs
-  from kdjax.distill import trials
-  from kdjax.engine import networks
-  from kdjax.report import results
-
-  config = configs.read(workdir)
-  # efficiency.csv has the counts, and needs no network to be made.
-  stored = (workdir / "efficiency.csv").exists()
-  for name in () if stored else ("teacher", "student", "engine"):
-    if name not in config:
-      raise UserError(f"{workdir}/config.json is damaged (it lacks {name}).")
-  counts = {} if stored else networks.parameters(config)
-  return results.compute(workdir, config, trials.make_arms(config.grid), counts)
+  _print(run.report(folders[0], options.out, options.cases).text)
 
 
 def _plan(options):

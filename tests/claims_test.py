@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from kdjax.distill import trials
 from kdjax.evaluate import statistics
 from kdjax.report import answer
 from kdjax.report import claims
@@ -170,6 +171,18 @@ def test_a_fold_that_disagrees_leaves_a_claim_open(tmp_path):
   assert found.claims["verdict"][0] == OPEN
   assert "is not decided" in found.answer[0]
   assert found.winners() == []
+
+
+def test_every_student_has_its_own_gap_to_the_teacher(tmp_path):
+  arms = trials.make_arms(simulated.GRID | {"learning_rate": (1e-3, 1e-2)})
+  effects = {"Teacher": 0.1} | {arm.name: 0.0 for arm in arms}
+  effects["Student_lr0.01"] = 0.1
+  found = study(tmp_path, effects, arms=arms)
+  first, second, _ = found.answer[2].split("; ")
+  assert first.startswith("Teacher against Student_lr0.001: +")
+  assert "nothing to teach" not in first
+  assert second.startswith("Teacher against Student_lr0.01: ")
+  assert second.endswith(", so it may have had nothing to teach")
 
 
 def test_a_student_that_is_not_much_smaller_tests_no_claim_on_size(tmp_path):

@@ -210,7 +210,7 @@ def test_each_arm_has_its_own_student_and_students_meet_the_teacher():
     ("L_b", "Student_b"),
     *((x, "Teacher") for x in ("Student_a", "Student_b", "L_a", "L_b", "X")),
   ]
-  only = comparisons.pairs(["Student", "L_MSE"], {})
+  only = comparisons.pairs(["Student", "L_MSE"], {"Student": "Student"})
   assert only == [("L_MSE", "Student")]
 
 

@@ -15,6 +15,7 @@ engine
 evaluate
 report deploy plan
 bench
+run
 cli
 """.strip().splitlines()
 LEVEL = {name: i for i, line in enumerate(ORDER) for name in line.split()}

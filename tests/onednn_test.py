@@ -137,10 +137,10 @@ def test_its_operations_are_counted_as_xla_counts_its_own():
 CACHED = """
 import sys
 import jax, ml_collections
-from kdjax import cli
+from kdjax import run
 from tests import onednn_test
 data = dict(cache_dir=sys.argv[1])
-cli._keep_compilations(ml_collections.ConfigDict(dict(data=data)))
+run.keep_compilations(ml_collections.ConfigDict(dict(data=data)))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 x, k = (operand[0] for operand in onednn_test.operands("3x3"))
 convolve = onednn_test.make("3x3", onednn_test.convolution.with_onednn)

@@ -216,7 +216,7 @@ def _summary(found):
         str(results.per_case["seed"].nunique()),
         words.si(_first(counts, results.distilled)),
         words.si(counts.get("Teacher")),
-        _percent(mean.get("Student")),
+        _percent(mean.reindex(results.students).mean()),
         _percent(mean.get("Teacher")),
         words.difference(lift) if lift else "-",
         f"{len(results.winners())} of {len(results.arm_rows())}",

@@ -98,15 +98,19 @@ def _limit(found):
 def _teacher(results):
   if "Teacher" not in results.models:
     return "There is no Teacher to compare with."
-  gap = results.comparison("Student", "Teacher")
-  said = ""
-  if gap is not None:
-    said = f"Teacher against Student: {words.difference(turned(gap))} points"
-    if verdicts.shown(gap) >= 0:
-      said += ", so it may have had nothing to teach"
-    said += "; "
-  text = said + _arms(results)
+  gaps = [_gap(results, student) for student in results.students]
+  text = "; ".join([*filter(None, gaps), _arms(results)])
   return text[0].upper() + text[1:] + "."
+
+
+def _gap(results, student):
+  """How far Teacher is above a Student, "" where they are not compared."""
+  row = results.comparison(student, "Teacher")
+  if row is None:
+    return ""
+  text = f"Teacher against {student}: {words.difference(turned(row))} points"
+  nothing = ", so it may have had nothing to teach"
+  return text + (nothing if verdicts.shown(row) >= 0 else "")
 
 
 def _arms(results):

@@ -68,7 +68,10 @@ def _units(results, found, seed, place, tested):
 
 def _rows(results, tested):
   """The list's rows: cells of words and the value that each sorts by."""
-  frame = results.scores.reindex(columns=["Teacher", "Student"])
+  frame = results.scores.reindex(columns=["Teacher"])
+  frame["Student"] = results.scores.reindex(columns=results.students).mean(
+    axis=1
+  )
   frame["arms"] = results.scores[results.distilled].mean(axis=1)
   frame["gain"] = frame["arms"] - frame["Student"]
   number = lambda x: ("-" if pd.isna(x) else f"{100 * x:.0f}", x)

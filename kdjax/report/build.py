@@ -9,9 +9,7 @@ from kdjax.errors import UserError
 from kdjax.evaluate import predictions
 from kdjax.report import environment
 from kdjax.report import figures
-from kdjax.report import footnotes
 from kdjax.report import latex
-from kdjax.report import markdown
 from kdjax.report import page
 from kdjax.report import readme
 from kdjax.report import segmentations
@@ -35,12 +33,12 @@ def write(results, cases=()):
   segmentations.named(results, cases)
   _check(results)
   print("report: tables, figures and page.", file=sys.stderr)
-  text, table, notes = _write_tables(results)
+  _write_tables(results)
   plots = figures.write(results)
   pictures = segmentations.write(results, cases)
-  content = page.make(results, table, notes, plots, pictures)
+  content = page.make(results, results.table, results.notes, plots, pictures)
   files.write_text(results.workdir / "report" / "index.html", content)
-  return text
+  return results.text
 
 
 def publish(results, out):
@@ -85,8 +83,7 @@ def publish(results, out):
         shown.append((f"figures/cases/{path.name}", about))
     _copy(report / "index.html", out / "index.html")
   else:
-    notes = footnotes.make(results)
-    content = page.make(results, results.table, notes, plots, None)
+    content = page.make(results, results.table, results.notes, plots, None)
     files.write_text(out / "index.html", content)
   text = (report / "table.md").read_text()
   content = readme.make(results, text, shown, sorted({*names, "index.html"}))
@@ -105,10 +102,8 @@ def _check(results):
 
 
 def _write_tables(results):
-  table, notes = results.table, footnotes.make(results)
-  text = markdown.table(results, table, notes)
   frames = {
-    "table": table,
+    "table": results.table,
     "comparisons": results.comparisons,
     "factors": results.terms,
     "contrasts": results.contrasts,
@@ -118,11 +113,10 @@ def _write_tables(results):
   contents = {
     f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items()
   }
-  contents["table.md"] = text
-  contents["table.tex"] = latex.table(results, table, notes)
+  contents["table.md"] = results.text
+  contents["table.tex"] = latex.table(results, results.table, results.notes)
   for name, content in contents.items():
     files.write_text(results.workdir / "report" / name, content)
-  return text, table, notes
 
 
 def _copy(source, target, change=None):

@@ -145,10 +145,11 @@ def pairs(models, references):
 
   Args:
     models: names, `Teacher` and Students among them.
-    references: arm to the Student that differs in nothing but distillation.
-      Whoever is not named is compared with the only Student, if there is one.
+    references: arm to the Student that differs in nothing but distillation, a
+      Student to itself. Whoever is not named is compared with the only Student,
+      if there is one.
   """
-  students = [x for x in models if x in references.values() or x == "Student"]
+  students = [x for x in models if x in references.values()]
   only = students[0] if len(students) == 1 else None
   arms = [x for x in models if x != "Teacher" and x not in students]
   found = [(x, references.get(x, only)) for x in arms]

@@ -167,7 +167,7 @@ def sizes(results):
 
 def curves(results):
   """Validation Dice of every trial by epoch, its stop marked."""
-  history = results.curves
+  history = results.history
   if history.empty or "val_dice" not in history:
     return None
   names = list(dict.fromkeys(history["arm"]))

@@ -14,6 +14,8 @@ from kdjax.report import answer
 from kdjax.report import claims
 from kdjax.report import comparisons
 from kdjax.report import factors
+from kdjax.report import footnotes
+from kdjax.report import markdown
 from kdjax.report import rows
 from kdjax.report import tables
 from kdjax.report import verdicts
@@ -41,7 +43,7 @@ class Results:
     config: what was asked.
     arms: `trials.Arm`s of the grid.
     per_case: frame of `rows.read` without diverged trials.
-    curves: frame of `rows.history`.
+    history: frame of `rows.history`.
     diverged: trials left out, a frame of model, fold and seed.
     models: rows of the table in order: Teacher, Students, arms.
     efficiency: frame by model with columns `EFFICIENCY`.
@@ -53,7 +55,7 @@ class Results:
   config: ml_collections.ConfigDict
   arms: tuple
   per_case: pd.DataFrame
-  curves: pd.DataFrame
+  history: pd.DataFrame
   diverged: pd.DataFrame
   models: tuple[str, ...]
   efficiency: pd.DataFrame
@@ -66,6 +68,11 @@ class Results:
     return {arm.name: arm.reference for arm in self.arms}
 
   @property
+  def students(self):
+    """Models that distil nothing: each is the reference of some arms."""
+    return [x for x in self.models if x in self.references.values()]
+
+  @property
   def distilled(self):
     """Names of the arms that distil something and have results."""
     tested = set(self.per_case["model"])
@@ -75,6 +82,16 @@ class Results:
   def table(self):
     """Frame of `tables.COLUMNS`, and the published where asked for."""
     return tables.summarize(self)
+
+  @functools.cached_property
+  def notes(self):
+    """What the table's numbers are and what they support: sentences."""
+    return footnotes.make(self)
+
+  @functools.cached_property
+  def text(self):
+    """Table, answer, claims and notes in Markdown."""
+    return markdown.table(self, self.table, self.notes)
 
   @functools.cached_property
   def scores(self):
@@ -185,8 +202,8 @@ def compute(workdir, config, arms, parameters=None):
     UserError: per_case.csv is missing or damaged, or holds no lesion.
   """
   workdir = epath.Path(workdir)
-  curves = rows.history(workdir)
-  lost = rows.diverged(curves)
+  history = rows.history(workdir)
+  lost = rows.diverged(history)
   per_case = rows.read(workdir)
   if (per_case["empty_truth"] != 0).all():
     raise UserError(
@@ -200,7 +217,7 @@ def compute(workdir, config, arms, parameters=None):
     dict.fromkeys([*per_case["model"], *efficiency.index, *lost["model"]])
   )
   references = {arm.name: arm.reference for arm in arms}
-  students = [x for x in found if x in references.values() or x == "Student"]
+  students = [x for x in found if x in references.values()]
   first = [x for x in found if x == "Teacher"] + students
   rest = [x for x in found if x not in first]
   rest.sort(key=lambda x: named.index(x) if x in named else len(named))
@@ -210,7 +227,7 @@ def compute(workdir, config, arms, parameters=None):
     config=config,
     arms=tuple(arms),
     per_case=per_case,
-    curves=curves,
+    history=history,
     diverged=lost,
     models=tuple(first + rest),
     efficiency=efficiency,

@@ -114,7 +114,7 @@ def trials(results):
   found = dice.agg(cases="count", dice_mean="mean").reset_index()
   found["diverged"] = 0
   found = pd.concat([found, results.diverged.assign(cases=0, diverged=1)])
-  curves = results.curves.rename(columns={"arm": "model"})
+  curves = results.history.rename(columns={"arm": "model"})
   epochs = curves.groupby(keys)["epoch"].max().rename("epochs").reset_index()
   epochs = epochs.astype({"fold": int, "seed": int})
   found = found.astype({"fold": int, "seed": int})
@@ -134,9 +134,7 @@ def means(results, by):
 
 
 def _only_student(results):
-  students = [x for x in results.models if x in results.references.values()]
-  students = students or [x for x in results.models if x == "Student"]
-  return students[0] if len(students) == 1 else None
+  return results.students[0] if len(results.students) == 1 else None
 
 
 def _either(results, model, reference):

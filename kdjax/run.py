@@ -1,0 +1,115 @@
+"""What a notebook or a launcher calls: train a study, report on a workdir."""
+
+import pathlib
+import warnings
+
+from etils import epath
+import jax
+
+from kdjax import configs
+from kdjax import files
+from kdjax.deploy import latency
+from kdjax.distill import trials
+from kdjax.engine import loop
+from kdjax.engine import networks
+from kdjax.engine import processes
+from kdjax.engine import studies
+from kdjax.errors import UserError
+from kdjax.evaluate import cases as test_cases
+from kdjax.evaluate import efficiency
+from kdjax.report import build
+from kdjax.report import environment
+from kdjax.report import results
+
+
+def train(config, workdir, *, coordinator=None, count=None, index=None):
+  """Trains teachers and students, tests them and writes the report.
+
+  The same call goes on where the last one stopped, whatever stopped it.
+
+  Args:
+    config: `ConfigDict`, such as `configs.load("configs/paper.py:tiny")`.
+    workdir: where everything is kept, a folder or gs://...
+    coordinator: where many processes meet, host:port or "auto"; or None.
+    count: of processes that share folds and seeds; None for one alone.
+    index: of this one.
+
+  Returns:
+    `results.Results`, with the frames `table`, `comparisons`, `contrasts`,
+    `per_case` and `history`; None from a process that leaves it to the first.
+
+  Raises:
+    UserError: the config or the data cannot be used, the workdir belongs to
+      another config, or another process trains in it.
+  """
+  workdir = epath.Path(workdir)
+  keep_compilations(config)
+  share = processes.join(coordinator, count, index)
+  study = studies.make_study(config, workdir)
+  mine = processes.take(study, share)
+  with files.lock(workdir, processes.parts(mine)):
+    if not share.first:
+      processes.await_first(share, workdir / "data.json")
+    configs.claim(config, workdir, write=share.first)
+    studies.claim_data(study)
+    with processes.alive(share, workdir):
+      if share.first:
+        environment.write(workdir, jax.devices())
+      trained = loop.train(mine)
+    if not share.first:
+      return None
+    if share.count > 1:
+      processes.await_others(study, share)
+      trained = loop.train(study)  # Reads what all have trained.
+    test_cases.write(study, *trained)
+    efficiency.write(study, latency.measure)
+    return report(workdir)
+
+
+def report(workdir, out=None, cases=()):
+  """Writes the tables, figures and page of a trained workdir.
+
+  Args:
+    workdir: a folder or gs://...; its report goes to report/ there.
+    out: where a copy goes that may be shown, without images of patients.
+    cases: test cases to draw, instead of the best, median and worst.
+
+  Returns:
+    `results.Results`, as `train`.
+
+  Raises:
+    UserError: nothing was trained there, a file is damaged, or there is no such
+      case; nothing is written then.
+  """
+  found = read(workdir)
+  build.write(found, cases)
+  if out:
+    build.publish(found, out)
+  return found
+
+
+def read(workdir):
+  """The `results.Results` of a trained workdir; writes nothing.
+
+  Raises:
+    UserError: nothing was trained there, or a file is damaged.
+  """
+  workdir = epath.Path(workdir)
+  config = configs.read(workdir)
+  # efficiency.csv has the counts, and needs no network to be made.
+  stored = (workdir / "efficiency.csv").exists()
+  for name in () if stored else ("teacher", "student", "engine"):
+    if name not in config:
+      raise UserError(f"{workdir}/config.json is damaged (it lacks {name}).")
+  counts = {} if stored else networks.parameters(config)
+  return results.compute(workdir, config, trials.make_arms(config.grid), counts)
+
+
+def keep_compilations(config):
+  """The same programs of a later run, or after a resume, compile in no time.
+
+  Those that call oneDNN compile anew: XLA cannot write them to a file.
+  """
+  cache = pathlib.Path(config.data.cache_dir).expanduser() / "compilations"
+  jax.config.update("jax_compilation_cache_dir", str(cache))
+  warnings.filterwarnings("ignore", "Error writing persistent.*bad_alloc")
