@@ -20,7 +20,7 @@ def get_config(size="full"):
   config = paper.get_config()
   config.published = False
   config.data.update(
-    name="folder", classes=("benign", "malignant"), image_size=64
+    name="folder", classes=("benign", "malignant"), image_size=96
   )
   config.splits.update(kind="kfold", num_folds=3)
   config.teacher = dict(
@@ -33,9 +33,21 @@ def get_config(size="full"):
   # 51,697 parameters: a hundredth of the teacher's 5,202,914.
   config.student.update(widths=(7, 14, 28, 28), decoder_widths=(14, 7, 7))
   config.student.in_channels = 1
-  config.teacher_training.update(
-    batch_size=16, max_epochs=40, patience=10, learning_rate=1e-3
+  recipe = dict(
+    batch_size=16,
+    max_epochs=30,
+    patience=0,
+    schedule="cosine",
+    warmup=0.05,
+    select="dice",
   )
-  config.student_training.update(batch_size=16, max_epochs=40, patience=10)
-  config.grid.learning_rate = (3e-3,)
+  config.teacher_training.update(recipe, learning_rate=1e-3, soft_dice=1.0)
+  config.student_training.update(recipe)
+  config.regressor.activation = "linear"  # As the teacher's levels.
+  config.grid.update(
+    # 6 x 6 positions; the teacher's deepest level has 3 x 3.
+    pair=(("encoder4", "encoder4"),),
+    learning_rate=(3e-3,),
+    soft_dice=(1.0,),
+  )
   return paper.shrink(config) if size == "tiny" else config

@@ -76,8 +76,11 @@ def get_config(size="full"):
   )
   config.student_training = training
   config.teacher_training = dict(
-    **training, learning_rate=1e-4, weight_decay=0.0, dice=0.0
+    **training, learning_rate=1e-4, weight_decay=0.0, soft_dice=0.0
   )
+
+  # What brings a student's map to the teacher's width, pathway HReg.
+  config.regressor = dict(activation="relu")  # Or "linear".
 
   # The grid: every combination trains at once, beside a Student without
   # distillation. Only what leaves shapes alone belongs here.
@@ -90,7 +93,7 @@ def get_config(size="full"):
     temperature=(1.0,),
     learning_rate=(1e-4,),
     weight_decay=(0.0,),
-    dice=(0.0,),  # Soft Dice, added to cross-entropy.
+    soft_dice=(0.0,),  # Weight, added to cross-entropy.
   )
 
   config.engine = dict(

@@ -19,8 +19,6 @@ def get_config(size="pretrained"):
   config = busi_cpu.get_config("tiny" if size == "tiny" else "full")
   if size == "scratch":
     config.teacher.weights = ""
-  # As many epochs for both, however early one of them is at its best.
-  config.teacher_training.patience = config.teacher_training.max_epochs
-  config.student_training.update(max_epochs=1, patience=1)
+  config.student_training.max_epochs = 1
   config.grid.update(pathway=("L",), loss=("KLD",), view=("weak",))
   return config

@@ -10,6 +10,7 @@ from kdjax import configs
 from kdjax import files
 from kdjax.deploy import latency
 from kdjax.distill import trials
+from kdjax.engine import levels
 from kdjax.engine import loop
 from kdjax.engine import networks
 from kdjax.engine import processes
@@ -55,6 +56,8 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
     with processes.alive(share, workdir):
       if share.first:
         environment.write(workdir, jax.devices())
+        levels.write(study)
+        levels.say(study)
       trained = loop.train(mine)
     if not share.first:
       return None

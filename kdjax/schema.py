@@ -73,6 +73,13 @@ FIELDS = {
     **{axis.name: axis.field for axis in axes.of_training()},
   },
   "student_training": _TRAINING,
+  "regressor": {
+    "activation": Field(
+      "the last one of pathway HReg's: relu, as published, or linear, which "
+      "reaches what is negative",
+      str,
+    ),
+  },
   "grid": {axis.name: axis.field._replace(many=True) for axis in axes.AXES},
   "engine": {
     "dtype": Field("of the arithmetic: float32, bfloat16 or float64", str),

@@ -24,7 +24,7 @@ GRID = {
   "temperature": (1.0,),
   "learning_rate": (1e-3,),
   "weight_decay": (0.0,),
-  "dice": (0.0,),
+  "soft_dice": (0.0,),
 }
 ARMS = trials.make_arms(GRID)
 DISTILLED = tuple(arm.name for arm in ARMS if arm.objective)

@@ -35,7 +35,7 @@ def make_trial(pathway=None, loss="MSE", view=0, **numbers):
     "temperature": 1.0,
     "learning_rate": 0.01,
     "weight_decay": 0.0,
-    "dice": 0.0,
+    "soft_dice": 0.0,
     **numbers,
   }
   return trials.Trial(

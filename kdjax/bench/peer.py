@@ -191,8 +191,8 @@ def _check(study):
   schedule = study.config.student_training.schedule
   if schedule != "constant" or study.config.student_training.warmup:
     raise _missing(f"student_training.schedule={schedule}", ("constant",))
-  if any(arm.numbers["dice"] for arm in study.arms):
-    raise _missing("grid.dice above 0", ("0",))
+  if any(arm.numbers["soft_dice"] for arm in study.arms):
+    raise _missing("grid.soft_dice above 0", ("0",))
   for role in ("teacher", "student"):
     spec = study.config[role]
     if spec.name not in _NETWORKS:

@@ -70,8 +70,8 @@ def write(
   for path, content in written.items():
     files.write_bytes(path, content)
   lines = [
-    f"{network.arm}, fold {network.fold}, seed {network.seed}: validation loss "
-    f"{network.validation_loss:.4f}"
+    f"{network.arm}, fold {network.fold}, seed {network.seed}: "
+    f"{network.validated}"
   ]
   lines += [
     f"{path}: {len(content):,} bytes" for path, content in written.items()

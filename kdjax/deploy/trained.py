@@ -35,7 +35,7 @@ class Trained:
     arm: its name, or "Teacher".
     fold: 0-based.
     seed: of its training.
-    validation_loss: at the epoch whose weights these are.
+    validation: loss or Dice, whichever chose the epoch whose weights these are.
     model: linen module with plain convolutions, in float32.
     variables: `{"params", "batch_stats"}`.
   """
@@ -45,9 +45,15 @@ class Trained:
   arm: str
   fold: int
   seed: int
-  validation_loss: float
+  validation: float
   model: nn.Module
   variables: dict
+
+  @property
+  def validated(self):
+    """What validation said of it: "validation loss 0.1234"."""
+    name = {"val_loss": "loss", "val_dice": "Dice"}[_criterion(self.config)]
+    return f"validation {name} {self.validation:.4f}"
 
   @property
   def side(self):
@@ -93,8 +99,8 @@ def load(workdir, arm="best", fold=None, seed=None):
   """A network of `workdir`; what is not asked for, validation decides.
 
   The best arm is the one of the lowest validation loss on average over folds
-  and seeds, which all arms share; then the fold and seed of the lowest. Test
-  cases have no say.
+  and seeds, which all arms share; then the fold and seed of the lowest. Where
+  Dice chose the students' epochs it is the highest Dice. Test cases have no say.
 
   Args:
     workdir: a trained one; it is only read.
@@ -107,8 +113,12 @@ def load(workdir, arm="best", fold=None, seed=None):
   """
   workdir = epath.Path(workdir)
   config = configs.read(workdir)
-  table = _validation(workdir)
-  arm, fold, seed = _choose(table, workdir, arm, fold, seed)
+  criterion = _criterion(config)
+  table = _validation(workdir, criterion)
+  higher = criterion == "val_dice"
+  arm, fold, seed = _choose(
+    -table if higher else table, workdir, arm, fold, seed
+  )
   role = "teacher" if arm == TEACHER else "student"
   arms = [x.name for x in trials.make_arms(config.grid)]
   place = 0 if arm == TEACHER else arms.index(arm)
@@ -132,8 +142,15 @@ def load(workdir, arm="best", fold=None, seed=None):
   )
 
 
-def _validation(workdir):
-  """Best validation loss by (arm, fold, seed), diverged trials left out."""
+def _criterion(config):
+  """The column of history.csv that chose the students' epochs."""
+  # An older kdjax had no other.
+  training = config.get("student_training", {})
+  return f"val_{training.get('select', 'loss')}"
+
+
+def _validation(workdir, criterion):
+  """The best of a column by (arm, fold, seed), diverged trials left out."""
   path = workdir / "history.csv"
   if not path.exists():
     raise UserError(f"{workdir} has no history.csv: train there first.")
@@ -143,7 +160,7 @@ def _validation(workdir):
       dtype={"arm": str, "fold": int, "seed": int},
       keep_default_na=False,
     )
-    losses = frame[["train_loss", "val_loss"]].apply(
+    numbers = frame[["train_loss", criterion]].apply(
       pd.to_numeric, errors="coerce"
     )
     frame[["arm", "fold", "seed"]]
@@ -151,10 +168,14 @@ def _validation(workdir):
     raise UserError(
       f"{path} is damaged: run kdjax train there again to have it written anew."
     ) from error
-  frame["val_loss"] = losses["val_loss"]
-  frame["sound"] = np.isfinite(losses["train_loss"])
+  frame[criterion] = numbers[criterion]
+  frame["sound"] = np.isfinite(numbers["train_loss"])
   trials_of = frame.groupby(["arm", "fold", "seed"])
-  return trials_of["val_loss"].min()[trials_of["sound"].all()].dropna()
+  best = {
+    "val_loss": trials_of[criterion].min,
+    "val_dice": trials_of[criterion].max,
+  }
+  return best[criterion]()[trials_of["sound"].all()].dropna()
 
 
 def _choose(table, workdir, arm, fold, seed):

@@ -180,7 +180,7 @@ AXES = (
     unread=0.0,
   ),
   Axis(
-    "dice",
+    "soft_dice",
     fields.Field(
       "weight of soft Dice, added to cross-entropy in the supervised loss",
       float,

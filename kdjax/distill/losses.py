@@ -203,6 +203,8 @@ class Loss:
     softened: reads the temperature.
     pathways: those under which it is what its paper means.
     because: why not under the others.
+    distance: whether it is 0 at equal numbers alone, whatever their scale or
+      order; a student that cannot have them is pulled nowhere.
   """
 
   function: Callable
@@ -211,13 +213,14 @@ class Loss:
   softened: bool = False
   pathways: tuple[str, ...] = ("L", "H", "HReg")
   because: str = "its paper does not define it there"
+  distance: bool = False
 
 
 _BY_CHANNEL = "it compares channel by channel, and H averages channels away"
 
 # A config names a loss by one of these.
 LOSSES = {
-  "MSE": Loss(mse),
+  "MSE": Loss(mse, distance=True),
   "KLD": Loss(kld, over="channels", softened=True),
   "CWD": Loss(
     channel_wise,
@@ -227,7 +230,10 @@ LOSSES = {
     because=f"{_BY_CHANNEL}, which leaves H_KLD",
   ),
   "FitNets": Loss(
-    hint, pathways=("HReg",), because="it is a distance behind a regressor"
+    hint,
+    pathways=("HReg",),
+    because="it is a distance behind a regressor",
+    distance=True,
   ),
   "AT": Loss(attention, relational=True, over="positions"),
   "PKD": Loss(

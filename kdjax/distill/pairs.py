@@ -27,6 +27,21 @@ def name(pairs):
   )
 
 
+def describe(name, positions, channels):
+  """What a pair compares, in words.
+
+  Args:
+    name: of the pair.
+    positions: `(h, w)`.
+    channels: the student's and the teacher's.
+  """
+  height, width = positions
+  ours, theirs = channels
+  return (
+    f"{name} at {height} x {width} positions, {ours} channels against {theirs}"
+  )
+
+
 def objection(value):
   """What is wrong with a value of the axis, said behind its name, or None."""
   try:

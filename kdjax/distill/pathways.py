@@ -73,19 +73,25 @@ def hidden_regressor(student, teacher, regress, relational):
   return regress(student), teacher
 
 
+# A config names the last activation of a regressor by one of these.
+ACTIVATIONS = {"relu": nn.relu, "linear": lambda x: x}
+
+
 class Regressor(nn.Module):
-  """3x3 conv, 1x1 conv, ReLU: `[B, h, w, C]` to `[B, h, w, width]`.
+  """3x3 conv, 1x1 conv, activation: `[B, h, w, C]` to `[B, h, w, width]`.
 
   Trained with the student and thrown away after training. The middle keeps
   the student's width, so that a wide teacher costs one 1x1 convolution.
 
   Attributes:
     width: the teacher's channels.
+    activation: the last one, a name in `ACTIVATIONS`.
     convolution: what `nn.Conv` calls; `engine.convolution` chooses it.
     dtype: of the arithmetic; parameters stay at least float32.
   """
 
   width: int
+  activation: str = "relu"
   convolution: Callable = jax.lax.conv_general_dilated
   dtype: Any = jnp.float32
 
@@ -100,7 +106,7 @@ class Regressor(nn.Module):
       name=name,
     )
     x = conv(x.shape[-1], 3, "conv1")(x)
-    return nn.relu(conv(self.width, 1, "conv2")(x))
+    return ACTIVATIONS[self.activation](conv(self.width, 1, "conv2")(x))
 
 
 # A config names a pathway by one of these.

@@ -3,7 +3,7 @@
 from kdjax.distill import losses
 
 
-def objection(objective, student, teacher, batch_size):
+def objection(objective, student, teacher, batch_size, beyond_reach=False):
   """Why `objective` would teach nothing between two maps, or None.
 
   Args:
@@ -11,6 +11,8 @@ def objection(objective, student, teacher, batch_size):
     student: shape `(h, w, C)` of the student's map, or of its logits.
     teacher: the same of the teacher's.
     batch_size: cases that a step compares with one another.
+    beyond_reach: whether the teacher's map is negative in places, where the
+      regressor's last activation is not.
   """
   loss = losses.LOSSES[objective.loss]
   if objective.pathway not in loss.pathways:
@@ -27,4 +29,10 @@ def objection(objective, student, teacher, batch_size):
     return "the maps have one position alone: choose finer levels"
   if loss.over == "cases" and batch_size < 2:
     return "it compares the cases of a batch: choose a batch size above 1"
+  if beyond_reach and objective.pathway == "HReg" and loss.distance:
+    return (
+      "the teacher's map is negative in places, which a regressor that ends "
+      "in a ReLU cannot reach: set regressor.activation=linear, or choose "
+      "another level"
+    )
   return None

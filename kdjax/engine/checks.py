@@ -2,10 +2,12 @@
 
 import jax
 
+from kdjax.distill import pathways
 from kdjax.distill import sense
 from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import convolution
+from kdjax.engine import levels
 from kdjax.engine import networks
 from kdjax.engine import parallel
 from kdjax.engine import schedules
@@ -28,6 +30,15 @@ def check_engine(engine):
     )
   if engine.dtype == "float64" and not jax.config.jax_enable_x64:
     raise UserError("engine.dtype=float64 needs JAX_ENABLE_X64=1 set.")
+
+
+def check_regressor(regressor):
+  """Refuses an activation that is not there."""
+  if regressor.activation not in pathways.ACTIVATIONS:
+    raise UserError(
+      f"regressor.activation={regressor.activation!r}: choose from "
+      f"{', '.join(pathways.ACTIVATIONS)}."
+    )
 
 
 def check_training(config, cases):
@@ -147,15 +158,8 @@ def _check_cache(study):
 def _check_objectives(study):
   """Refuses what would train and distil nothing."""
   objectives = trials.objectives(study.arms)
-  side = study.config.data.image_size
-  shapes = []
-  for i, role in enumerate(("student", "teacher")):
-    model = study.make_model(role)
-    features = networks.features(
-      model, study.blank(role), trials.taps(objectives, i)
-    )
-    shapes.append({tap: x.shape[1:] for tap, x in features.items()})
-    shapes[i][None] = (side, side, model.num_classes)
+  shapes = levels.shapes(study)
+  relu = study.config.regressor.activation == "relu"
   for objective in objectives:
     for ours, theirs, _ in objective.pairs or ((None, None, 1.0),):
       if reason := sense.objection(
@@ -163,6 +167,7 @@ def _check_objectives(study):
         shapes[0][ours],
         shapes[1][theirs],
         study.config.student_training.batch_size,
+        beyond_reach=relu and levels.beyond_reach(study, theirs),
       ):
         at = f" at {ours}-{theirs}" if ours else ""
         raise UserError(

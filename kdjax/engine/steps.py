@@ -178,7 +178,7 @@ def train_step(
 ):
   """One step of Adam on `(1 - alpha) * supervised + alpha * distillation`.
 
-  Supervised is cross-entropy + `dice` * soft Dice.
+  Supervised is cross-entropy + `soft_dice` * soft Dice.
 
   Args:
     state: `TrialState`.
@@ -213,7 +213,7 @@ def train_step(
 
     entropy = jnp.mean(supervised.cross_entropy(logits, batch["mask"]))
     overlap = jnp.mean(supervised.soft_dice(logits, batch["mask"]))
-    sup = entropy + numbers["dice"] * overlap
+    sup = entropy + numbers["soft_dice"] * overlap
     distill = (
       distillation_loss(
         trial, (logits, features), teachers, batch["mask"], regress, objectives

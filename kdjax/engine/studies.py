@@ -141,9 +141,10 @@ class Study:
     }
     return {
       pair: pathways.Regressor(
-        widths[pair[1]],
-        convolution.choose(self.config.engine.lowering),
-        jnp.dtype(self.config.engine.dtype),
+        width=widths[pair[1]],
+        activation=self.config.regressor.activation,
+        convolution=convolution.choose(self.config.engine.lowering),
+        dtype=jnp.dtype(self.config.engine.dtype),
       )
       for pair in pairs
     }
@@ -167,6 +168,7 @@ def make_study(config, workdir, dataset=None):
     UserError: names the field, file or case at fault.
   """
   checks.check_engine(config.engine)
+  checks.check_regressor(config.regressor)
   for role in ("teacher", "student"):
     networks.make_model(config[role], config.engine, role)
   arms = trials.make_arms(config.grid)

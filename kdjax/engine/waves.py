@@ -110,7 +110,7 @@ class Wave:
       for block in programs.pad(self.blocks)
     ]
     # As in training: [D, N, G'] of the terms, [D, G'] of their weight.
-    weight = np.asarray(self._trials.numbers["dice"])[:, None]
+    weight = np.asarray(self._trials.numbers["soft_dice"])[:, None]
     loss = results["cross_entropy"] + weight * results["soft_dice"]
     criterion = {"loss": loss, "dice": -results["dice"]}
     self._states = programs.finish_epoch(

@@ -57,6 +57,11 @@ class EncoderUNet(nn.Module):
     """Mean and deviation of three input channels, of images in [0, 1]."""
     return _encoder(self).normalisation
 
+  @property
+  def linear_levels(self):
+    """Taps that end without an activation: negative in places."""
+    return _encoder(self).linear_levels
+
   @nn.compact
   def __call__(self, images, *, train=False):
     if len(self.decoder_widths) != 5:

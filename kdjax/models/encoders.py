@@ -186,6 +186,8 @@ class ResNet:
   counts: tuple[int, ...]
   normalisation: tuple = layers.IMAGENET
 
+  linear_levels = ()
+
   @property
   def widths(self):
     return (64, *(w * self.block.expansion for w in (64, 128, 256, 512)))
@@ -229,6 +231,9 @@ class EfficientNetLite:
   width: float
   depth: float
   normalisation: tuple = ((127 / 255,) * 3, (128 / 255,) * 3)
+
+  # They end without an activation, so what they return is negative in places.
+  linear_levels = ("encoder2", "encoder3", "encoder4", "encoder5")
 
   @property
   def widths(self):

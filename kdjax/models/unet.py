@@ -86,6 +86,11 @@ class UNet(nn.Module):
     """Mean and deviation of three input channels, of images in [0, 1]."""
     return layers.IMAGENET
 
+  @property
+  def linear_levels(self):
+    """Taps that end without an activation: none, all end in a ReLU."""
+    return ()
+
   @nn.compact
   def __call__(self, images, *, train=False):
     if len(self.decoder_widths) != len(self.widths) - 1:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kdjax.distill import pairs
 from kdjax.report import rows
 from kdjax.report import verdicts
 from kdjax.report import words
@@ -53,6 +54,8 @@ def make(results):
     found.append(
       f"Fewer than {verdicts.FEWEST} independent cases: no verdict is given."
     )
+  found += _note_selection(results)
+  found += _note_pairs(results)
   found += _note_deployed(results)
   found += _note_power(results)
   found += _note_empty(per_case)
@@ -62,6 +65,36 @@ def make(results):
     why = results.terms["note"].iloc[0] or "no reason given"
     found.append(f"The mixed model of factors.csv did not converge: {why}")
   return found
+
+
+def _note_selection(results):
+  """What chose the epoch that was tested, and on how many cases."""
+  config = results.config
+  chosen = {
+    # An older kdjax had no other.
+    role: config.get(f"{role}_training", {}).get("select", "loss")
+    for role in ("teacher", "student")
+  }
+  criteria = {"loss": "the lowest validation loss", "dice": "the highest Dice"}
+  said = {role: criteria[x] for role, x in chosen.items()}
+  by = (
+    f"{said['teacher']} (Teacher) and {said['student']} (students)"
+    if len(set(said.values())) > 1
+    else said["student"]
+  )
+  folds = results.data.get("folds", [])
+  counts = [len(folds[i]["val"]) for i in config.folds if i < len(folds)]
+  where = f" ({words.span(counts)} validation cases a fold)" if counts else ""
+  return [
+    f"Tested is the epoch with {by} on cases held out of training{where}; no "
+    "test case chose anything."
+  ]
+
+
+def _note_pairs(results):
+  """At how many positions levels were compared."""
+  found = [pairs.describe(x, **what) for x, what in results.pairs.items()]
+  return [f"Compared are: {'; '.join(found)}."] if found else []
 
 
 def _note_deployed(results):

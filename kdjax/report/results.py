@@ -146,6 +146,16 @@ class Results:
     path = self.workdir / "data.json"
     return rows.read_data(path) if path.exists() else {}
 
+  @functools.cached_property
+  def pairs(self):
+    """What each pair of levels compares, pairs.json; {} where it is missing.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = self.workdir / "pairs.json"
+    return rows.read_pairs(path) if path.exists() else {}
+
   def comparison(self, model, reference):
     """The row that compares the two, as a dict, or None."""
     frame = self.comparisons

@@ -151,6 +151,27 @@ def read_data(path):
   return found
 
 
+def read_pairs(path):
+  """pairs.json as a dict, see `engine.levels.compared`.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  found = files.read_json(path)
+  counts = lambda x: (
+    isinstance(x, list) and len(x) == 2 and all(isinstance(y, int) for y in x)
+  )
+  for what in found.values() if isinstance(found, dict) else (None,):
+    if not isinstance(what, dict) or not (
+      set(what) == {"positions", "channels"} and all(map(counts, what.values()))
+    ):
+      raise errors.UserError(
+        f"{path} is damaged: run kdjax train there again to have it written "
+        "anew."
+      )
+  return found
+
+
 def _damage(frame):
   """What is wrong with a per-case frame, in a few words; empty if nothing."""
   columns = (*_TEXT, *_COUNTS, *_LIMITS)

@@ -92,6 +92,12 @@ def many(count, word):
   return f"{count} {word}" + ("" if count == 1 else "s")
 
 
+def span(counts):
+  """Counts in a word: "86", "86 to 90"."""
+  low, high = min(counts), max(counts)
+  return str(low) if low == high else f"{low} to {high}"
+
+
 def listed(names):
   """Names in a sentence: "a", "a and b", "a, b and c"."""
   *most, last = names
