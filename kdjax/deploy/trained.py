@@ -100,7 +100,8 @@ def load(workdir, arm="best", fold=None, seed=None):
 
   The best arm is the one of the lowest validation loss on average over folds
   and seeds, which all arms share; then the fold and seed of the lowest. Where
-  Dice chose the students' epochs it is the highest Dice. Test cases have no say.
+  Dice chose the students' epochs it is the highest Dice. Test cases have no
+  say.
 
   Args:
     workdir: a trained one; it is only read.
@@ -171,11 +172,9 @@ def _validation(workdir, criterion):
   frame[criterion] = numbers[criterion]
   frame["sound"] = np.isfinite(numbers["train_loss"])
   trials_of = frame.groupby(["arm", "fold", "seed"])
-  best = {
-    "val_loss": trials_of[criterion].min,
-    "val_dice": trials_of[criterion].max,
-  }
-  return best[criterion]()[trials_of["sound"].all()].dropna()
+  values = trials_of[criterion]
+  best = values.max() if criterion == "val_dice" else values.min()
+  return best[trials_of["sound"].all()].dropna()
 
 
 def _choose(table, workdir, arm, fold, seed):
