@@ -11,7 +11,6 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from kdjax.distill import axes
 from kdjax.report import browser
 from kdjax.report import cells
 from kdjax.report import environment
@@ -63,7 +62,7 @@ def _template():
 
 def question(results):
   """What the grid asks, in a sentence."""
-  asked = [x.question for x in axes.AXES if x.name in results.levels]
+  asked = results.questions
   asked = words.listed(asked) if asked else "whether to distil at all"
   counts = results.efficiency["parameters"]
   student = next((x for x in results.models if x in results.distilled), None)

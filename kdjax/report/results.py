@@ -8,6 +8,7 @@ from etils import epath
 import ml_collections
 import pandas as pd
 
+from kdjax.distill import axes
 from kdjax.errors import UserError
 from kdjax.evaluate import statistics
 from kdjax.report import answer
@@ -108,6 +109,11 @@ class Results:
   def levels(self):
     """What each arm is made of; see `factors.of_arms`."""
     return factors.of_arms(self.arms)
+
+  @property
+  def questions(self):
+    """What the grid asks: a phrase for each axis that it varies."""
+    return [x.question for x in axes.AXES if x.name in self.levels]
 
   @functools.cached_property
   def contrasts(self):

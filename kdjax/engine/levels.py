@@ -1,0 +1,68 @@
+"""What the pairs of levels of a grid compare, told from shapes alone."""
+
+import json
+import sys
+
+from kdjax import files
+from kdjax.distill import pairs
+from kdjax.distill import trials
+from kdjax.engine import networks
+
+
+def shapes(study):
+  """Shapes `(h, w, C)` by tap, of the student and of the teacher.
+
+  Under None are the logits.
+  """
+  objectives = trials.objectives(study.arms)
+  side = study.config.data.image_size
+  found = []
+  for i, role in enumerate(("student", "teacher")):
+    model = study.make_model(role)
+    features = networks.features(
+      model, study.blank(role), trials.taps(objectives, i)
+    )
+    maps = {tap: x.shape[1:] for tap, x in features.items()}
+    found.append({None: (side, side, model.num_classes), **maps})
+  return found
+
+
+def compared(study):
+  """Positions and channels that each pair of the grid compares.
+
+  Returns:
+    From a pair's name to `{"positions": (h, w), "channels": (student's,
+    teacher's)}`.
+  """
+  student, teacher = shapes(study)
+  return {
+    pairs.name((pair,)): {
+      "positions": tuple(
+        min(student[pair[0]][i], teacher[pair[1]][i]) for i in (0, 1)
+      ),
+      "channels": (student[pair[0]][2], teacher[pair[1]][2]),
+    }
+    for pair in dict.fromkeys(
+      (*pair[:2], 1.0)
+      for objective in trials.objectives(study.arms)
+      for pair in objective.pairs
+    )
+  }
+
+
+def beyond_reach(study, tap):
+  """Whether the teacher's map is negative in places where a ReLU is not."""
+  linear = study.make_model("teacher").linear_levels
+  return tap is not None and tap.split("/")[0] in linear
+
+
+def say(study):
+  """Prints on stderr what the pairs compare."""
+  for name, what in compared(study).items():
+    print(f"student: {pairs.describe(name, **what)}.", file=sys.stderr)
+
+
+def write(study):
+  """Writes `pairs.json`: what `compared` says, for the report."""
+  text = json.dumps(compared(study), indent=2) + "\n"
+  files.write_text(study.workdir / "pairs.json", text)
