@@ -99,6 +99,7 @@ def get_config(size="full"):
   config.engine = dict(
     dtype="float32",
     lowering="auto",
+    cpu_devices=0,  # One a core.
     blocks_at_once=0,  # As many as fit, like arms.
     arms_at_once=0,
     checkpoint_minutes=5.0,

@@ -26,6 +26,7 @@ FREE = (
   "question",
   "data.dir",
   "data.cache_dir",
+  "engine.cpu_devices",
   "engine.blocks_at_once",
   "engine.arms_at_once",
   "engine.checkpoint_minutes",

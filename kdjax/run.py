@@ -10,6 +10,7 @@ from kdjax import configs
 from kdjax import files
 from kdjax.deploy import latency
 from kdjax.distill import trials
+from kdjax.engine import cores
 from kdjax.engine import levels
 from kdjax.engine import loop
 from kdjax.engine import networks
@@ -45,6 +46,7 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
   """
   workdir = epath.Path(workdir)
   keep_compilations(config)
+  cores.divide(config)
   share = processes.join(coordinator, count, index)
   study = studies.make_study(config, workdir)
   mine = processes.take(study, share)

@@ -86,6 +86,13 @@ FIELDS = {
     "lowering": Field(
       "of convolutions: auto, onednn, unrolled, grouped or plain", str
     ),
+    "cpu_devices": Field(
+      "that a CPU is divided into, over which blocks and arms go; 0 is one a "
+      "core, 1 leaves it whole",
+      int,
+      0,
+      1024,
+    ),
     "blocks_at_once": Field(
       "folds and seeds that train together on one device; 0 is as many as fit "
       "an accelerator, one on a CPU",
