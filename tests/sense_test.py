@@ -34,6 +34,16 @@ def test_an_objection_says_why(pathway, loss, shapes, said):
   assert said in ask(pathway, loss, **shapes)
 
 
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_what_a_relu_cannot_reach_is_refused_where_numbers_are_matched(loss):
+  objective = trials.Objective("HReg", loss, PAIRS)
+  said = sense.objection(objective, (4, 4, 3), (4, 4, 3), 2, beyond_reach=True)
+  if loss in ("MSE", "FitNets"):
+    assert "set regressor.activation=linear" in said
+  else:
+    assert said is None
+
+
 def test_a_new_loss_is_refused_where_it_is_restricted(monkeypatch):
   new = losses.Loss(losses.mse, pathways=("L", "HReg"))
   monkeypatch.setitem(losses.LOSSES, "New", new)

@@ -9,7 +9,6 @@ import pytest
 
 from kdjax.distill import losses
 from kdjax.distill import pathways
-from kdjax.distill import supervised
 from kdjax.distill import trials
 from kdjax.engine import batches
 from kdjax.engine import steps
@@ -125,14 +124,36 @@ def test_the_students_loss_is_cross_entropy_alone(state):
   np.testing.assert_array_equal(after.sums["train"], after.sums["sup"])
 
 
-def test_supervised_loss_is_the_mean_cross_entropy_of_pixels():
-  logits = jax.random.normal(jax.random.key(0), (2, 4, 4, 2))
-  mask = make_batch()["mask"][:, :4, :4]
-  x = np.float64(logits)
-  log_p = x - np.log(np.exp(x).sum(-1, keepdims=True))
-  picked = np.take_along_axis(log_p, np.asarray(mask)[..., None], -1)
-  np.testing.assert_allclose(
-    supervised.cross_entropy(logits, mask), -picked.mean((1, 2, 3)), rtol=1e-5
+def test_soft_dice_adds_its_weight_to_the_supervised_loss(state):
+  sup = lambda weight: float(
+    run(state, make_trial(soft_dice=weight)).sums["sup"]
+  )
+  none, one, two = sup(0.0), sup(1.0), sup(2.0)
+  assert none < one
+  np.testing.assert_allclose(two - none, 2 * (one - none), rtol=1e-4)
+
+
+def test_the_schedule_scales_the_trials_own_rate(state):
+  def moved(schedule, rate):
+    step = jax.jit(
+      functools.partial(
+        steps.train_step,
+        student=STUDENT,
+        regressors=REGRESSORS,
+        objectives=OBJECTIVES,
+        schedule=schedule,
+      )
+    )
+    trial = make_trial(learning_rate=rate)
+    return step(state, trial, jnp.int32(3), make_batch(), make_teachers())
+
+  half = moved(lambda count: count / 6, 0.02)
+  whole = moved(lambda count: 1.0, 0.01)
+  assert changed(state.params["student"], half.params["student"])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+    half.params,
+    whole.params,
   )
 
 
@@ -227,6 +248,13 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_trial(state):
   third = finish(run(second, make_trial()), 3, 0.5)  # As good is not better.
   assert not third.live
   assert not changed(first.best_params, third.best_params)
+
+
+def test_without_patience_a_trial_goes_on_to_the_end(state):
+  for epoch in range(1, 5):
+    state = finish(state, epoch, 0.5, max_epochs=5, patience=0)
+    assert state.live
+  assert not finish(state, 5, 0.5, max_epochs=5, patience=0).live
 
 
 def test_the_last_epoch_ends_a_trial(state):

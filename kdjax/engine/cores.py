@@ -10,7 +10,6 @@ import sys
 
 import jax
 
-from kdjax.distill import losses
 from kdjax.distill import trials
 
 _FLAG = "xla_force_host_platform_device_count"
@@ -47,26 +46,22 @@ def cores():
 
 
 def choose(config, at_most):
-  """The most devices that both stages can use.
+  """The most devices of which each has a student, and teachers can use all.
 
-  A stage with fewer trials than devices splits its batches over them, which
-  have to divide, and to be compared by no loss.
+  Fewer teachers than devices split their batches over them, which have to
+  divide.
 
   Args:
     config: `ConfigDict` of a study.
     at_most: cores.
   """
   blocks = len(config.folds) * len(config.seeds)
-  arms = trials.make_arms(config.grid)
-  across_cases = any(
-    losses.LOSSES[x.loss].over == "cases" for x in trials.objectives(arms)
+  students = blocks * len(trials.make_arms(config.grid))
+  batch_size = config.teacher_training.batch_size
+  return max(
+    devices
+    for devices in range(1, at_most + 1)
+    if devices <= blocks
+    or (devices <= students and batch_size % devices == 0)
+    or devices == 1
   )
-
-  def fits(devices):
-    if devices > blocks and config.teacher_training.batch_size % devices:
-      return False
-    return devices <= blocks * len(arms) or not (
-      across_cases or config.student_training.batch_size % devices
-    )
-
-  return max(filter(fits, range(1, at_most + 1)))
