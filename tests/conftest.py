@@ -16,6 +16,7 @@ from configs import paper
 from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.engine import studies
+from tests import started
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several times quicker to compile; what is tested is not speed.
@@ -35,6 +36,11 @@ def pytest_collection_modifyitems(items):
   """Lets the longest files begin behind all others, the longest first."""
   rank = {name: i for i, name in enumerate(_LONGEST, start=1)}
   items.sort(key=lambda item: rank.get(item.path.stem, 0))
+
+
+def pytest_runtest_teardown():
+  """Ends what a test, or a fixture that failed, has left running."""
+  started.end_all()
 
 
 @pytest.fixture(autouse=True)
