@@ -16,7 +16,11 @@ import pytest
 from kdjax.engine import checkpoint
 from tests import killed
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  # On any machine: who hangs is found by its silence.
+  pytest.mark.timeout(3600),
+]
 
 # How often it is killed where: before training, in a phase, in a save of it.
 GOALS = {
@@ -69,7 +73,7 @@ def kill(run, phase, in_save, rng):
       lambda: run.phase == phase and (not training or run.saved() - before)
     )
     time.sleep(rng.uniform(0.0, 0.2 if training else 1.0))
-  if run.process.poll() is not None:
+  if run.status is not None:
     return None
   run.stop()
   return run.phase, bool(run.saving())
@@ -101,14 +105,14 @@ def asked_to_stop(run, phase, in_save, number, times):
   if phase == "test":
     run.wait_for(lambda: run.phase == phase)
   elif in_save is None:  # Compiling.
-    run.wait_for(lambda: "compiling first" in run.said)
+    run.wait_for(lambda: "compiling first" in run.err)
   else:
     before = run.saved()
     run.wait_for(lambda: run.phase == phase and run.saved() - before)
     run.wait_for(lambda: bool(run.saving()) == in_save)
   time.sleep(0.02)
   for _ in range(times - 1):
-    run.process.send_signal(number)
+    run.send(number)
     time.sleep(0.01)
   return run.stop(number)
 
@@ -134,9 +138,9 @@ def test_signals_anywhere_say_how_to_resume_and_change_no_byte(
       tmp_path / "run", data, tmp_path / "cold" if compiling else cache
     )
     status = asked_to_stop(run, phase, in_save, number, times)
-    assert status == 128 + number, run.said
+    assert status == 128 + number, run.err
     assert run.phase == phase
-    (line,) = [x for x in run.said.splitlines() if x.startswith("kdjax: ")]
+    (line,) = [x for x in run.err.splitlines() if x.startswith("kdjax: ")]
     name = signal.Signals(number).name
     assert line.startswith(f"kdjax: stopped by {name}, nothing is lost; go on")
     assert (
@@ -239,12 +243,12 @@ def test_a_second_run_is_refused_while_the_first_lives_and_not_after(
 ):
   first = killed.Run(tmp_path / "run", data, cache)
   assert first.wait_for(lambda: first.phase == "teacher")
-  second = killed.Run(tmp_path / "run", data, cache, name="second")
-  assert second.process.wait(120) == 1
-  (line,) = second.said.splitlines()
-  assert f"is in use by process {first.process.pid}" in line
+  second = killed.Run(tmp_path / "run", data, cache)
+  assert second.ended() == 1
+  (line,) = second.err.splitlines()
+  assert f"is in use by process {first.pid}" in line
   first.stop()
-  second = killed.Run(tmp_path / "run", data, cache, name="second")
+  second = killed.Run(tmp_path / "run", data, cache)
   assert second.wait_for(lambda: second.phase == "teacher")
   second.stop()
 
@@ -259,8 +263,8 @@ def test_a_vanished_data_folder_is_named_and_the_run_goes_on_when_it_is_back(
   run.stop()
   moved.rename(tmp_path / "away")
   refused = killed.Run(tmp_path / "run", moved, cache)
-  assert refused.process.wait(120) == 1
-  (line,) = refused.said.splitlines()
+  assert refused.ended() == 1
+  (line,) = refused.err.splitlines()
   assert str(moved) in line
   (tmp_path / "away").rename(moved)
   killed.Run(tmp_path / "run", moved, cache).finish()
@@ -284,9 +288,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
         path.unlink()
   run = killed.Run(tmp_path / "run", data, cache)
   run.finish()
-  assert f"{folder / str(newest)}: damaged" in run.said
+  assert f"{folder / str(newest)}: damaged" in run.err
   assert (folder / f"damaged-{newest}").is_dir()
-  assert "begins anew" not in run.said
+  assert "begins anew" not in run.err
   assert killed.written(tmp_path / "run") == killed.written(undisturbed[0])
 
 
@@ -317,19 +321,19 @@ def test_a_full_or_read_only_disk_is_named_and_loses_nothing(
   with small_disk(tmp_path / "run", size) as mount:
     small = {"before": None if mount else limit_files}
     run = killed.Run(tmp_path / "run", data, cache, **small)
-    assert run.process.wait(120) == 1, run.said
-    last = run.said.splitlines()[-1]
+    assert run.ended() == 1, run.err
+    last = run.err.splitlines()[-1]
     assert last.startswith("kdjax: ") and str(tmp_path) in last
     if mount:  # A limit of files is not foreseen, and Orbax's threads say so.
-      assert "Traceback" not in run.said
+      assert "Traceback" not in run.err
     for folder in (tmp_path / "run" / "checkpoints").glob("*/*"):
       if any(x.name.isdecimal() for x in folder.iterdir()):
         checkpoint.read(folder)  # Raises for what is not whole.
     if mount:
       assert mount("remount", "size=64m", "ro")
       run = killed.Run(tmp_path / "run", data, cache)
-      assert run.process.wait(120) == 1
-      (line,) = run.said.splitlines()
+      assert run.ended() == 1
+      (line,) = run.err.splitlines()
       assert "Read-only" in line and str(tmp_path) in line
       assert mount("remount", "rw")
     killed.Run(tmp_path / "run", data, cache).finish()

@@ -13,6 +13,7 @@ from kdjax import cli
 from kdjax.engine import studies
 from kdjax.report import figures
 from kdjax.report import segmentations
+from tests import started
 
 CONFIGS = sorted(path.stem for path in pathlib.Path("configs").glob("[!_]*.py"))
 AS_A_USER = ("quickstart", "busi_cpu")
@@ -102,21 +103,20 @@ def test_predict_starts_where_neither_jax_nor_etils_is_installed():
 
 def test_a_reader_who_has_read_enough_is_no_error(tmp_path):
   """As `kdjax data ... | head -n 0`: the pipe is closed before a line comes."""
-  process = subprocess.Popen(
+  reader, writer = os.pipe()
+  os.close(reader)
+  process = started.Process(
     [
       *(sys.executable, "-m", "kdjax.cli", "data"),
       *("--config", "configs/paper.py:tiny"),
       f"--config.data.cache_dir={tmp_path}",
     ],
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
+    stdout=writer,
   )
-  process.stdout.close()
-  _, said = process.communicate(timeout=300)
-  assert process.returncode == 0, said
-  assert "Broken" not in said
+  os.close(writer)
+  process.finish()
+  assert "Broken" not in process.err
 
 
 def test_a_connection_that_breaks_is_an_error_all_the_same(monkeypatch, capsys):

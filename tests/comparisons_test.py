@@ -1,7 +1,6 @@
 """comparisons.csv recomputed from per_case.csv by a second route."""
 
 import csv
-import gc
 import io
 import json
 import math
@@ -222,18 +221,10 @@ def test_a_missing_fold_is_compared_on_the_cases_in_common():
   assert found["cases"].tolist() == [40]
 
 
-@pytest.fixture
-def nothing_to_collect():
-  """Statsmodels collects garbage at every call, and JAX's tests leave much."""
-  gc.freeze()
-  yield
-  gc.unfreeze()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("group_size", [1, 3])
 def test_without_effects_an_arm_is_called_better_in_5_percent_at_most(
-  group_size, nothing_to_collect
+  group_size,
 ):
   # Twelve arms that share Student's errors, so correlated; 400 studies of 90
   # cases. The standard error of 5 % is 1.1 %.

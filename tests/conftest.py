@@ -16,15 +16,15 @@ from configs import paper
 from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.engine import studies
+from tests import started
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several times quicker to compile; what is tested is not speed.
 jax.config.update("jax_disable_most_optimizations", True)
 
 
-# Files that train or compile for minutes. They come last, since reports, which
-# collect garbage often, are slow in a process that holds their programs; and
-# the longest of them first, or one worker would wait for the other at the end.
+# Files that train or compile for minutes, the longest first: what is short
+# comes last, or one worker would wait for the other at the end.
 _LONGEST = (
   "chaos_test cli_test grid_test processes_test launch_test tpu_test "
   "peer_test bench_test buckets_test"
@@ -32,9 +32,14 @@ _LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-  """Lets the longest files begin behind all others, the longest first."""
-  rank = {name: i for i, name in enumerate(_LONGEST, start=1)}
-  items.sort(key=lambda item: rank.get(item.path.stem, 0))
+  """Lets the longest files begin, the longest first."""
+  rank = {name: i for i, name in enumerate(_LONGEST)}
+  items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_runtest_teardown():
+  """Ends what a test, or a fixture that failed, has left running."""
+  started.end_all()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -10,6 +9,7 @@ import pytest
 
 from kdjax.engine import interruption
 from kdjax.errors import Interrupted
+from tests import started
 
 PROGRAM = """
 import sys, time
@@ -20,8 +20,7 @@ try:
     if sys.argv[1] == "held":
       interruption.hold()
     print("ready", flush=True)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    while True:
       if sys.argv[1] == "held" and interruption.hold():
         print("heard", flush=True)
         if sys.argv[2] == "saves":
@@ -34,13 +33,8 @@ except Interrupted as error:
 
 
 def start(*argv):
-  process = subprocess.Popen(
-    [sys.executable, "-c", PROGRAM, *argv],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  assert process.stdout.readline() == "ready\n"
+  process = started.Process([sys.executable, "-c", PROGRAM, *argv])
+  assert process.wait_for(lambda: process.out == "ready\n")
   return process
 
 
@@ -51,28 +45,23 @@ def test_with_nothing_at_stake_it_leaves_at_once_and_says_how_to_resume(
   number, status
 ):
   process = start("free", "")
-  process.send_signal(number)
-  _, stderr = process.communicate(timeout=30)
-  assert process.returncode == status
-  (line,) = stderr.split("\n")[1:-1]
+  assert process.stop(number) == status
+  (line,) = process.err.split("\n")[1:-1]
   assert number.name in line
   assert line.endswith("go on with: kdjax train")
 
 
 def test_with_work_at_stake_it_waits_for_the_save():
   process = start("held", "saves")
-  process.send_signal(signal.SIGTERM)
-  stdout, _ = process.communicate(timeout=30)
-  assert stdout == "heard\nleft 15\n"
+  process.stop(signal.SIGTERM)
+  assert process.out == "ready\nheard\nleft 15\n"
 
 
 def test_a_second_signal_does_not_wait():
   process = start("held", "hangs")
-  process.send_signal(signal.SIGTERM)
-  assert process.stdout.readline() == "heard\n"
-  process.send_signal(signal.SIGINT)
-  process.communicate(timeout=30)
-  assert process.returncode == 143  # It was the first that asked.
+  process.send(signal.SIGTERM)
+  assert process.wait_for(lambda: process.out.endswith("heard\n"))
+  assert process.stop(signal.SIGINT) == 143  # It was the first that asked.
 
 
 def test_outside_of_heed_signals_are_what_they_were():

@@ -1,15 +1,12 @@
 """The real command in a process of its own, to be watched and stopped."""
 
 import os
-import pathlib
-import signal
-import subprocess
 import sys
-import time
 
 import PIL.Image
 
 from tests import conftest
+from tests import started
 
 # Networks that compile in seconds, epochs that take a tenth of one.
 SETTINGS = {
@@ -49,17 +46,14 @@ def write_discs(folder, cases=16):
   return folder
 
 
-class Run:
+class Run(started.Process):
   """`kdjax train` under way.
 
   Attributes:
     workdir: its workdir.
-    process: its `Popen`.
   """
 
-  def __init__(
-    self, workdir, data, cache, devices=1, before=None, name="", **settings
-  ):
+  def __init__(self, workdir, data, cache, devices=1, before=None, **settings):
     """Starts it.
 
     Args:
@@ -68,55 +62,35 @@ class Run:
       cache: its `data.cache_dir`.
       devices: virtual ones.
       before: called in the new process.
-      name: of its stderr, where two run in one workdir.
       **settings: of the config, "__" for ".", beside `SETTINGS`.
     """
     self.workdir = workdir
     dotted = {k.replace("__", "."): v for k, v in settings.items()}
     given = SETTINGS | {"data.dir": data, "data.cache_dir": cache} | dotted
-    self._said = pathlib.Path(f"{workdir}{name}.stderr")
-    with self._said.open("wb") as stderr:
-      self.process = subprocess.Popen(
-        [
-          *(sys.executable, "-m", "kdjax.cli", "train"),
-          *("--config", CONFIG, "--workdir", workdir),
-          *(f"--config.{key}={value}" for key, value in given.items()),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-        start_new_session=True,
-        preexec_fn=before,
-        env=os.environ
-        | {
-          "JAX_PLATFORMS": "cpu",
-          "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-          "JAX_ENABLE_X64": str(int(dotted.get("engine.dtype") == "float64")),
-          "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-          "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-          "TF_CPP_MIN_LOG_LEVEL": "2",
-        },
-      )
-
-  @property
-  def said(self):
-    """What it has written on stderr."""
-    return self._said.read_text(errors="replace")
+    super().__init__(
+      [
+        *(sys.executable, "-m", "kdjax.cli", "train"),
+        *("--config", CONFIG, "--workdir", workdir),
+        *(f"--config.{key}={value}" for key, value in given.items()),
+      ],
+      preexec_fn=before,
+      env=os.environ
+      | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_ENABLE_X64": str(int(dotted.get("engine.dtype") == "float64")),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+      },
+    )
 
   @property
   def phase(self):
     """Where it is: one of `PHASES`, or "" before the first."""
-    begun = [x for x in PHASES if f"{x}: " in self.said]
+    said = self.err
+    begun = [x for x in PHASES if f"{x}: " in said]
     return begun[-1] if begun else ""
-
-  def wait_for(self, seen, seconds=120):
-    """Waits until `seen()`; False if the command ends without."""
-    deadline = time.monotonic() + seconds
-    while self.process.poll() is None:
-      if seen():
-        return True
-      assert time.monotonic() < deadline, self.said
-      time.sleep(0.001)
-    return seen()
 
   def saving(self):
     """The folders of checkpoints that are not whole yet."""
@@ -126,18 +100,6 @@ class Run:
     """The steps of the checkpoints that are whole, by stage and block."""
     found = self.workdir.glob("checkpoints/*/*/*")
     return {x for x in found if x.name.isdecimal()}
-
-  def stop(self, number=signal.SIGKILL):
-    """Sends a signal to it and what it started; waits for its end."""
-    if number == signal.SIGKILL:
-      os.killpg(self.process.pid, number)
-    else:
-      self.process.send_signal(number)
-    return self.process.wait(120)
-
-  def finish(self, seconds=300):
-    """Waits for its end, which has to be a good one."""
-    assert self.process.wait(seconds) == 0, self.said
 
 
 def written(workdir):

@@ -9,13 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 
 import numpy as np
 from PIL import Image
 import pytest
 import yaml
+
+from tests import started
+
+# Minutes on any machine: who hangs is found by its silence.
+pytestmark = pytest.mark.timeout(3600)
 
 LAUNCH = pathlib.Path("launch")
 TASKS = sorted(x.name for x in LAUNCH.glob("*.yaml") if x.name != "jobset.yaml")
@@ -240,34 +244,12 @@ def environment(tmp_path, cache, **more):
 
 
 def start(script, house, env):
-  return subprocess.Popen(
-    ["bash", "-c", script],
-    cwd=house,
-    env=env,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    start_new_session=True,
-  )
+  return started.Process(["bash", "-c", script], cwd=house, env=env)
 
 
-def await_training(process, workdir, stage="teacher"):
-  deadline = time.monotonic() + 400
-  while not list(workdir.glob(f"checkpoints/{stage}/*/[0-9]*")):
-    assert process.poll() is None, process.communicate()
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
-
-
-def kill(process):
-  os.killpg(process.pid, signal.SIGKILL)
-  process.communicate()
-
-
-def end(process):
-  out, err = process.communicate(timeout=500)
-  assert process.returncode == 0, err
-  return out
+def await_training(process, workdir):
+  begun = lambda: list(workdir.glob("checkpoints/teacher/*/[0-9]*"))
+  assert process.wait_for(begun), process.err
 
 
 def write_images(folder):
@@ -296,9 +278,9 @@ def test_a_host_s_job_fetches_trains_and_reports_though_it_is_killed(
   )
   first = start(load(name)["run"], house, env)
   await_training(first, tmp_path / "run")
-  kill(first)
+  first.stop()
   assert not (tmp_path / "report").exists()
-  assert "| L_KLD_WAug " in end(start(load(name)["run"], house, env))
+  assert "| L_KLD_WAug " in start(load(name)["run"], house, env).finish()
   assert (tmp_path / "report/table.csv").exists()
   assert '"name": "data"' in (tmp_path / "run/data.json").read_text()
 
@@ -326,9 +308,9 @@ def test_a_slice_s_hosts_share_the_grid_though_all_are_killed(
   killed = [start(run, house, env) for env in hosts]
   await_training(killed[0], tmp_path / "run")
   for process in killed:
-    kill(process)
-  first, second = map(end, [start(run, house, env) for env in hosts])
-  assert "| L_KLD_WAug " in first and second == ""
+    process.stop()
+  first, second = [start(run, house, env) for env in hosts]
+  assert "| L_KLD_WAug " in first.finish() and second.finish() == ""
   assert (tmp_path / "report/table.csv").exists()
 
 
@@ -352,11 +334,10 @@ def test_a_pod_saves_at_the_notice_of_its_end_and_the_next_goes_on(
     pod.mkdir()
   first = start(f"exec sh -c '{script}'", pods[0], env)
   await_training(first, tmp_path / "run")
-  first.send_signal(signal.SIGTERM)  # To the shell, as a kubelet does.
-  _, err = first.communicate(timeout=100)
-  assert first.returncode == 143 and "nothing is lost" in err, err
+  # To the shell, as a kubelet does.
+  assert first.stop(signal.SIGTERM) == 143 and "nothing is lost" in first.err
   second = start(f"exec sh -c '{script}'", pods[1], env)
-  assert "| L_KLD_WAug " in end(second)
+  assert "| L_KLD_WAug " in second.finish()
 
 
 GCLOUD = """#!/bin/bash
@@ -413,7 +394,7 @@ def test_a_queued_resource_is_asked_for_again_and_goes_on(
       words = (line.parent / "cmdline").read_bytes()
       if mine and b"kdjax\0train" in words:
         os.kill(int(line.parent.name), signal.SIGKILL)
-  assert "| L_KLD_WAug " in end(process)
+  assert "| L_KLD_WAug " in process.finish()
   calls = (cloud / "calls").read_text()
   assert calls.count("queued-resources create") == 2
   assert calls.count("queued-resources delete") == 2

@@ -3,9 +3,7 @@
 import csv
 import os
 import pathlib
-import signal
 import socket
-import subprocess
 import sys
 import time
 
@@ -17,6 +15,10 @@ from kdjax.engine import processes
 from kdjax.engine import rendezvous
 from kdjax.errors import UserError
 from tests import conftest
+from tests import started
+
+# Minutes on any machine: who hangs is found by its silence.
+pytestmark = pytest.mark.timeout(3600)
 
 # Of a run; other tables hold times too, which no run repeats.
 SAME = ("per_case.csv", "history.csv", "data.json", "report/table.csv")
@@ -138,20 +140,28 @@ def free_port():
     return s.getsockname()[1]
 
 
-def start(workdir, cache, *flags, epochs=2, **environment):
-  return subprocess.Popen(
+# The real command, which waits less long for a sign of life.
+IMPATIENT = """
+from kdjax import cli
+from kdjax.engine import processes
+processes.PATIENCE = 15.0
+cli.run()
+"""
+
+
+def start(workdir, cache, *flags, program=("-m", "kdjax.cli"), **environment):
+  return started.Process(
     [
       sys.executable,
-      "-m",
-      "kdjax.cli",
+      *program,
       "train",
       "--config=configs/paper.py:tiny",
       "--config.folds=0,1",
       "--config.seeds=0,1",
       "--config.grid.pathway=L",
       "--config.grid.loss=KLD",
-      f"--config.teacher_training.max_epochs={epochs}",
-      f"--config.student_training.max_epochs={epochs}",
+      "--config.teacher_training.max_epochs=2",
+      "--config.student_training.max_epochs=2",
       "--config.engine.checkpoint_epochs=1",
       "--config.engine.lowering=plain",  # Whose programs a cache can keep.
       f"--config.data.cache_dir={cache}",
@@ -166,13 +176,10 @@ def start(workdir, cache, *flags, epochs=2, **environment):
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       **environment,
     },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
   )
 
 
-def start_all(workdir, cache, count, **options):
+def start_all(workdir, cache, count, **first):
   """Processes that wait for each other at a coordinator of loopback."""
   address = f"127.0.0.1:{free_port()}"
   return [
@@ -182,7 +189,7 @@ def start_all(workdir, cache, count, **options):
       f"--coordinator={address}",
       f"--processes={count}",
       f"--process={i}",
-      **options,
+      **({} if i else first),
     )
     for i in range(count)
   ]
@@ -190,8 +197,7 @@ def start_all(workdir, cache, count, **options):
 
 def end(process):
   """Status, stdout and stderr."""
-  out, err = process.communicate(timeout=500)
-  return process.returncode, out, err
+  return process.ended(), process.out, process.err
 
 
 @pytest.fixture(scope="module")
@@ -203,8 +209,7 @@ def cache(tmp_path_factory):
 def alone(cache, tmp_path_factory):
   """A workdir that one process filled."""
   workdir = tmp_path_factory.mktemp("alone") / "run"
-  status, _, err = end(start(workdir, cache))
-  assert status == 0, err
+  start(workdir, cache).finish()
   return workdir
 
 
@@ -245,18 +250,13 @@ def test_four_processes_write_the_table_of_one(alone, cache, tmp_path):
 
 @pytest.mark.slow
 def test_one_is_killed_the_other_goes_on_and_one_process_completes_the_grid(
-  cache, tmp_path
+  alone, cache, tmp_path
 ):
-  whole, run = tmp_path / "whole", tmp_path / "run"
-  assert end(start(whole, cache, epochs=4))[0] == 0
-  first, second = start_all(run, cache, 2, epochs=4)
+  run = tmp_path / "run"
+  first, second = start_all(run, cache, 2, program=("-c", IMPATIENT))
   mine = [run / f"checkpoints/teacher/fold1-seed{i}" for i in (0, 1)]
-  deadline = time.monotonic() + 300
-  while not all(any(x.glob("[0-9]*")) for x in mine):
-    assert time.monotonic() < deadline and second.poll() is None
-    time.sleep(0.05)
-  second.send_signal(signal.SIGKILL)
-  end(second)
+  assert second.wait_for(lambda: all(any(x.glob("[0-9]*")) for x in mine))
+  second.stop()
   status, out, err = end(first)
   assert (status, out) == (1, ""), err
   assert err.splitlines()[-1] == (
@@ -266,11 +266,10 @@ def test_one_is_killed_the_other_goes_on_and_one_process_completes_the_grid(
   )
   trained = checkpoints(run, "student/fold0-*")
   assert trained
-  status, out, err = end(start(run, cache, epochs=4))
-  assert status == 0, err
+  start(run, cache).finish()
   assert checkpoints(run, "student/fold0-*") == trained  # Not trained again.
   for name in SAME:
-    assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    assert (run / name).read_bytes() == (alone / name).read_bytes(), name
 
 
 def checkpoints(workdir, which):
@@ -287,8 +286,8 @@ def test_the_environment_of_a_cluster_numbers_the_processes():
     "print(rendezvous.meet('auto', None, None))"
   )
   job = free_port() % 2**12  # Open MPI's, of which JAX makes a port.
-  started = [
-    subprocess.Popen(
+  both = [
+    started.Process(
       [sys.executable, "-c", program],
       env={
         **os.environ,
@@ -297,13 +296,10 @@ def test_the_environment_of_a_cluster_numbers_the_processes():
         "OMPI_COMM_WORLD_RANK": str(i),
         "OMPI_COMM_WORLD_LOCAL_RANK": str(i),
       },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
     )
     for i in (0, 1)
   ]
-  assert [end(x)[1] for x in started] == ["(2, 0)\n", "(2, 1)\n"]
+  assert [x.finish() for x in both] == ["(2, 0)\n", "(2, 1)\n"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Per-case data with known effects, and whole workdirs made of them."""
 
-import gc
 import json
 import types
 
@@ -11,9 +10,6 @@ import pandas as pd
 from kdjax.distill import trials
 from kdjax.engine import loop
 from kdjax.evaluate import predictions as stored
-
-# statsmodels' Holm collects garbage at every call; JAX's objects are many.
-gc.freeze()
 
 GRID = {
   "pathway": ("L", "H", "HReg"),

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats import multitest
 
 from kdjax.evaluate import statistics
 from kdjax.report import published
@@ -112,6 +113,14 @@ def test_holm_leaves_out_what_could_not_be_compared():
   found = statistics.holm([0.01, math.nan, 0.04])
   np.testing.assert_allclose(found, [0.02, math.nan, 0.04])
   assert statistics.holm([]).shape == (0,)
+
+
+def test_holm_is_statsmodels_to_the_last_bit():
+  rng = np.random.default_rng(0)
+  for size in (1, 2, 7, 40):
+    p = rng.integers(0, 30, size) / 29 * rng.choice([1.0, 0.01])  # With ties.
+    _, corrected, *_ = multitest.multipletests(p, method="holm")
+    np.testing.assert_array_equal(statistics.holm(p), corrected)
 
 
 def test_effect_is_the_balance_of_ranks():
