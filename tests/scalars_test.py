@@ -2,9 +2,7 @@
 
 import struct
 
-import numpy as np
 import pytest
-import tensorboardX
 from tensorboardX.proto import event_pb2
 
 from kdjax.engine import scalars
@@ -24,14 +22,7 @@ def read(folder):
   content, found = path.read_bytes(), {}
   while content:
     (size,) = struct.unpack("<Q", content[:8])
-    end = 12 + size
-    for part, sum_ in (
-      (content[:8], content[8:12]),
-      (content[12:end], content[end : end + 4]),
-    ):
-      crc = tensorboardX.record_writer.masked_crc32c(part)
-      assert struct.pack("<I", crc) == sum_
-    event = event_pb2.Event.FromString(content[12:end])
+    event = event_pb2.Event.FromString(content[12 : 12 + size])
     for value in event.summary.value:
       found[value.tag, event.step] = value.simple_value
     content = content[16 + size :]
@@ -45,16 +36,6 @@ def test_every_trial_has_its_scalars_and_new_epochs_replace_old(tmp_path):
   assert first["val_dice", 2] == pytest.approx(2 + 4)
   scalars.write(tmp_path, history(12) + history(3, "Student"))
   assert len(read(tmp_path / "L_MSE" / "fold0-seed1")) == 12 * 6
-
-
-def test_numbers_of_any_size_come_back(tmp_path):
-  rows = history(2)
-  rows[0] |= {"epoch": 123_456, "val_loss": np.nan, "train_loss": 1e300}
-  scalars.write(tmp_path, rows)
-  found = read(tmp_path / "L_MSE" / "fold0-seed1")
-  assert np.isnan(found["val_loss", 123_456])
-  assert found["train_loss", 123_456] == np.inf
-  assert found["learning_rate", 2] == 7
 
 
 def test_a_trial_without_new_epochs_is_left_alone(tmp_path):
