@@ -46,7 +46,7 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
   """
   workdir = epath.Path(workdir)
   keep_compilations(config)
-  cores.divide(config)
+  cores.divide(config, alone=coordinator is None and count is None)
   share = processes.join(coordinator, count, index)
   study = studies.make_study(config, workdir)
   mine = processes.take(study, share)

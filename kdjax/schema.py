@@ -87,8 +87,8 @@ FIELDS = {
       "of convolutions: auto, onednn, unrolled, grouped or plain", str
     ),
     "cpu_devices": Field(
-      "that a CPU is divided into, over which blocks and arms go; 0 is one a "
-      "core, 1 leaves it whole",
+      "that a CPU is divided into, over which blocks and arms go; 0 is as many "
+      "as share the blocks evenly, one a core at most; 1 leaves it whole",
       int,
       0,
       1024,

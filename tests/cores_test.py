@@ -1,40 +1,35 @@
-"""Into how many devices a CPU is divided: as many as both stages can use."""
+"""Into how many devices a CPU is divided, and who decides it."""
 
 import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from configs import paper
 from kdjax.engine import cores
 
 
-def make_config(folds, batch_size=8):
+def make_config(folds, seeds=1):
   config = paper.get_config("tiny")
-  config.folds = tuple(range(folds))
-  config.grid.update(pathway=("L", "HReg"), loss=("KLD",), view=("weak",))
-  config.teacher_training.batch_size = batch_size
-  config.student_training.batch_size = batch_size
+  config.folds, config.seeds = tuple(range(folds)), tuple(range(seeds))
   return config
 
 
 @pytest.mark.parametrize(
-  ("config", "at_most", "expected"),
+  ("folds", "seeds", "at_most", "expected"),
   [
-    (make_config(2), 2, 2),  # A block each.
-    (make_config(1), 2, 2),  # The teacher's batches of 8 are split.
-    (make_config(1, batch_size=9), 2, 1),  # They do not split.
-    (make_config(1, batch_size=9), 64, 3),  # Three students, three devices.
-    (make_config(3), 64, 8),  # 9 students; 8 is what batches split over.
-    (make_config(70), 64, 64),
-    (make_config(0), 2, 1),  # Refused later, with its reason.
+    (2, 1, 2, 2),
+    (1, 1, 8, 1),
+    (3, 1, 2, 1),  # The second device would be idle for a third of the time.
+    (3, 1, 64, 3),
+    (3, 2, 4, 3),
+    (0, 1, 2, 1),  # Refused later, with its reason.
   ],
 )
-def test_both_stages_can_use_the_devices(config, at_most, expected):
-  found = cores.choose(config, at_most)
-  assert found <= at_most
-  assert found == expected
+def test_blocks_are_shared_evenly(folds, seeds, at_most, expected):
+  assert cores.choose(make_config(folds, seeds), at_most) == expected
 
 
 def devices(config_devices, **environment):
@@ -44,6 +39,7 @@ def devices(config_devices, **environment):
     "from configs import paper\n"
     "from kdjax.engine import cores\n"
     "config = paper.get_config('tiny')\n"
+    "config.folds = (0, 1)\n"
     f"config.engine.cpu_devices = {config_devices}\n"
     "cores.divide(config)\n"
     "print(jax.local_device_count(), cores.cores())\n"
@@ -62,7 +58,7 @@ def devices(config_devices, **environment):
 def test_a_process_gets_the_devices_it_asks_for():
   assert devices(3)[0] == 3
   found, cores_here = devices(0)
-  assert found == cores.choose(paper.get_config("tiny"), cores_here)
+  assert found == cores.choose(make_config(2), cores_here)
 
 
 def test_who_divided_the_cpu_before_is_obeyed():
@@ -71,8 +67,6 @@ def test_who_divided_the_cpu_before_is_obeyed():
 
 
 def test_a_notebook_that_has_begun_keeps_its_devices(capsys):
-  import jax
-
   before = jax.devices("cpu")
   config = make_config(2)
   config.engine.cpu_devices = 3
