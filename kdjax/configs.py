@@ -213,10 +213,8 @@ def read(workdir):
     raise UserError(f"{workdir} has no config.json: train there first.")
   tree = _tuples(files.read_json(path))
   if isinstance(tree, dict) and isinstance(tree.get("grid"), dict):
-    tree["grid"] = {
-      "soft_dice": (0.0,),
-      **tree["grid"],
-    }  # An older kdjax had none.
+    # An older kdjax had no such axis.
+    tree["grid"] = {"soft_dice": (0.0,), **tree["grid"]}
   try:
     _check_read(tree)
   except UserError as error:

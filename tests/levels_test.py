@@ -41,6 +41,7 @@ def test_every_pair_of_ours_compares_at_least_6_x_6_positions(study):
   assert found["encoder4-encoder4"] == {
     "positions": (6, 6),
     "channels": (28, 112),
+    "signed": True,
   }
   assert min(min(x["positions"]) for x in found.values()) >= 6
 
@@ -48,7 +49,10 @@ def test_every_pair_of_ours_compares_at_least_6_x_6_positions(study):
 def test_what_is_written_is_said_below_the_table(study, tmp_path, capsys):
   levels.write(study)
   levels.say(study)
-  sentence = "encoder4-encoder4 at 6 x 6 positions, 28 channels against 112"
+  sentence = (
+    "encoder4-encoder4 at 6 x 6 positions, 28 channels against 112 that are "
+    "negative in places"
+  )
   assert f"student: {sentence}.\n" in capsys.readouterr().err
   frame = simulated.per_case(np.random.default_rng(0), {"Student": 0.0})
   config = simulated.workdir(tmp_path, frame)

@@ -36,7 +36,7 @@ def make(network, about, name, measured=None):
     "normalisation are inside the file, BatchNorm is in the convolutions.",
     "- Out: a margin per pixel, the logit of lesion minus that of background; "
     "resized to the image's own size, lesion where it is above 0.",
-    f"- Its epoch was chosen on validation cases, with a "
+    "- Its epoch was chosen on validation cases, with a "
     f"{network.validated}; test cases had no say in any choice.",
     f"- Config: sha256 {network.config_hash}.",
     "- Made with: "

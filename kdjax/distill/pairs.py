@@ -27,18 +27,20 @@ def name(pairs):
   )
 
 
-def describe(name, positions, channels):
+def describe(name, positions, channels, signed):
   """What a pair compares, in words.
 
   Args:
     name: of the pair.
     positions: `(h, w)`.
     channels: the student's and the teacher's.
+    signed: whether the teacher's are negative in places.
   """
   height, width = positions
   ours, theirs = channels
   return (
     f"{name} at {height} x {width} positions, {ours} channels against {theirs}"
+    + (" that are negative in places" if signed else "")
   )
 
 

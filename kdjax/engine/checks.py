@@ -167,7 +167,7 @@ def _check_objectives(study):
         shapes[0][ours],
         shapes[1][theirs],
         study.config.student_training.batch_size,
-        beyond_reach=relu and levels.beyond_reach(study, theirs),
+        beyond_reach=relu and levels.is_signed(study, theirs),
       ):
         at = f" at {ours}-{theirs}" if ours else ""
         raise UserError(

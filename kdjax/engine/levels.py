@@ -28,11 +28,11 @@ def shapes(study):
 
 
 def compared(study):
-  """Positions and channels that each pair of the grid compares.
+  """What each pair of the grid compares.
 
   Returns:
     From a pair's name to `{"positions": (h, w), "channels": (student's,
-    teacher's)}`.
+    teacher's), "signed": whether the teacher's are negative in places}`.
   """
   student, teacher = shapes(study)
   return {
@@ -41,6 +41,7 @@ def compared(study):
         min(student[pair[0]][i], teacher[pair[1]][i]) for i in (0, 1)
       ),
       "channels": (student[pair[0]][2], teacher[pair[1]][2]),
+      "signed": is_signed(study, pair[1]),
     }
     for pair in dict.fromkeys(
       (*pair[:2], 1.0)
@@ -50,8 +51,8 @@ def compared(study):
   }
 
 
-def beyond_reach(study, tap):
-  """Whether the teacher's map is negative in places where a ReLU is not."""
+def is_signed(study, tap):
+  """Whether the teacher's map is negative in places, where a ReLU is not."""
   linear = study.make_model("teacher").linear_levels
   return tap is not None and tap.split("/")[0] in linear
 

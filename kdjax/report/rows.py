@@ -163,7 +163,10 @@ def read_pairs(path):
   )
   for what in found.values() if isinstance(found, dict) else (None,):
     if not isinstance(what, dict) or not (
-      set(what) == {"positions", "channels"} and all(map(counts, what.values()))
+      set(what) == {"positions", "channels", "signed"}
+      and counts(what["positions"])
+      and counts(what["channels"])
+      and isinstance(what["signed"], bool)
     ):
       raise errors.UserError(
         f"{path} is damaged: run kdjax train there again to have it written "
