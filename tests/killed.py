@@ -21,7 +21,9 @@ SETTINGS = {
   "student.decoder_widths": "3,",
   "teacher_training.max_epochs": 16,
   "teacher_training.learning_rate": 0.02,
+  "teacher_training.schedule": "constant",
   "student_training.max_epochs": 16,
+  "student_training.schedule": "constant",  # Some tests stop trials early.
   "grid.pathway": "L,HReg",
   "grid.loss": "KLD",
   "grid.view": "weak",

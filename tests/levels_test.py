@@ -53,7 +53,7 @@ def test_what_is_written_is_said_below_the_table(study, tmp_path, capsys):
     "encoder4-encoder4 at 6 x 6 positions, 28 channels against 112 that are "
     "negative in places"
   )
-  assert f"student: {sentence}.\n" in capsys.readouterr().err
+  assert f"levels: {sentence}.\n" in capsys.readouterr().err
   frame = simulated.per_case(np.random.default_rng(0), {"Student": 0.0})
   config = simulated.workdir(tmp_path, frame)
   text = (study.workdir / "pairs.json").read_text()

@@ -121,7 +121,7 @@ SET = {
   "a truth for a number": ("student_training.patience = True", "patience"),
   "negative patience": ("student_training.patience = -1", "patience"),
   "unknown schedule": ("student_training.schedule = 'step'", "schedule"),
-  "half a decay": ("teacher_training.schedule = 'cosine'", "patience"),
+  "half a decay": ("teacher_training.patience = 3", "patience=3"),
   "all warmup": ("student_training.warmup = 1.0", "student_training.warmup"),
   "unknown choice": ("student_training.select = 'iou'", "select"),
   "less than no Dice": ("grid.soft_dice = (-1.0,)", "grid.soft_dice"),

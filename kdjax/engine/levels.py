@@ -60,7 +60,7 @@ def is_signed(study, tap):
 def say(study):
   """Prints on stderr what the pairs compare."""
   for name, what in compared(study).items():
-    print(f"student: {pairs.describe(name, **what)}.", file=sys.stderr)
+    print(f"levels: {pairs.describe(name, **what)}.", file=sys.stderr)
 
 
 def write(study):

@@ -58,7 +58,13 @@ def publish(results, out):
   public = results.config.data.name == "phantom"
   for name in ("config.json", "environment.json"):
     _copy(workdir / name, out / name, words.without_folders)
-  for name in ("data.json", "efficiency.csv", "history.csv", "per_case.csv"):
+  for name in (
+    "data.json",
+    "pairs.json",
+    "efficiency.csv",
+    "history.csv",
+    "per_case.csv",
+  ):
     _copy(workdir / name, out / name)
   for path in sorted(report.glob("*.*")):
     if path.name != "index.html":
@@ -96,7 +102,7 @@ def _check(results):
   Raises:
     UserError: a file is damaged.
   """
-  _ = results.data
+  _ = results.data, results.pairs
   environment.read(results.workdir)
   predictions.read(results.workdir)
 
