@@ -3,11 +3,13 @@
 import csv
 import dataclasses
 import io
+import math
 
 import jax
 import numpy as np
 import pytest
 
+from kdjax.distill import axes
 from kdjax.engine import checkpoint
 from kdjax.engine import interruption
 from kdjax.engine import loop
@@ -298,15 +300,18 @@ def test_every_axis_matters_and_every_stage_compiles_once(
   config.folds = (0, 1)  # Two waves of one block each.
   study = conftest.make_study(config, ("L_KLD",), tmp_path)
   (base,) = study.arms
-  arms = [base]
-  for name, value in {
+  arms = [base, dataclasses.replace(base, name="view", view="weak")]
+  numbers = {
     "alpha": 0.9,
     "temperature": 4.0,
     "learning_rate": 0.02,
     "weight_decay": 0.5,
-    "view": "weak",
-  }.items():
-    arms.append(dataclasses.replace(base, name=name, **{name: value}))
+    "soft_dice": 1.0,
+  }
+  assert list(numbers) == [axis.name for axis in axes.numbers()]
+  for name, value in numbers.items():
+    changed = {**base.numbers, name: value}
+    arms.append(dataclasses.replace(base, name=name, numbers=changed))
   for field, value in {
     "pathway": ("H", "KLD", (("encoder2", "encoder3", 1.0),)),
     "regressor": ("HReg", "KLD", (("encoder2", "encoder3", 1.0),)),
@@ -399,7 +404,8 @@ def test_a_trial_that_diverges_leaves_the_others_alone(on_devices, tmp_path):
   study = conftest.make_study(conftest.make_config(), SOME, tmp_path / "calm")
   calm = students(study)
   wild = list(study.arms)
-  wild[1] = dataclasses.replace(wild[1], alpha=float("nan"))
+  numbers = {**wild[1].numbers, "alpha": math.nan}
+  wild[1] = dataclasses.replace(wild[1], numbers=numbers)
   study = dataclasses.replace(
     study, arms=tuple(wild), workdir=tmp_path / "wild"
   )
