@@ -99,7 +99,8 @@ def test_the_shapes_compiled_are_those_that_training_has(tmp_path, monkeypatch):
       self.evaluate = watch(
         "evaluate",
         lambda *_: dict.fromkeys(
-          ("loss", "cases", "dice", "lesions"), np.ones(trials, np.float32)
+          ("cross_entropy", "soft_dice", "cases", "dice", "lesions"),
+          np.ones(trials, np.float32),
         ),
       )
       self.finish_epoch = watch(
