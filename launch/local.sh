@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 echo "Installing kdjax into .venv (about 3 minutes the first time), then" \
   "training the study on simulated images into runs/quickstart (within" \
-  "a quarter of an hour on two cores; stop and start it again at will)." >&2
+  "ten minutes on two cores; stop and start it again at will)." >&2
 sh launch/install.sh
 exec .venv/bin/kdjax train --config configs/quickstart.py \
   --workdir runs/quickstart "$@"
