@@ -33,21 +33,12 @@ def get_config(size="full"):
   # 51,697 parameters: a hundredth of the teacher's 5,202,914.
   config.student.update(widths=(7, 14, 28, 28), decoder_widths=(14, 7, 7))
   config.student.in_channels = 1
-  recipe = dict(
-    batch_size=16,
-    max_epochs=30,
-    patience=0,
-    schedule="cosine",
-    warmup=0.05,
-    select="dice",
-  )
-  config.teacher_training.update(recipe, learning_rate=1e-3, soft_dice=1.0)
-  config.student_training.update(recipe)
+  paper.use_recipe(config, batch_size=16, max_epochs=30)
+  config.teacher_training.learning_rate = 1e-3
   config.regressor.activation = "linear"  # As the teacher's levels.
   config.grid.update(
     # 6 x 6 positions; the teacher's deepest level has 3 x 3.
     pair=(("encoder4", "encoder4"),),
     learning_rate=(3e-3,),
-    soft_dice=(1.0,),
   )
   return paper.shrink(config) if size == "tiny" else config

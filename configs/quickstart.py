@@ -27,19 +27,10 @@ def get_config(size="full"):
     in_channels=1,
   )
   config.student.update(widths=(4, 8, 8), decoder_widths=(8, 4), in_channels=1)
-  recipe = dict(
-    batch_size=16,
-    max_epochs=12,
-    patience=0,
-    schedule="cosine",
-    warmup=0.05,
-    select="dice",
-  )
-  config.teacher_training.update(recipe, learning_rate=2e-3, soft_dice=1.0)
-  config.student_training.update(recipe)
+  paper.use_recipe(config, batch_size=16, max_epochs=12)
+  config.teacher_training.learning_rate = 2e-3
   config.grid.update(
     pair=(("encoder3", "encoder3"),),  # 8 x 8 positions.
     learning_rate=(5e-3,),
-    soft_dice=(1.0,),
   )
   return paper.shrink(config) if size == "tiny" else config
