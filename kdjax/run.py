@@ -59,7 +59,6 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
       if share.first:
         environment.write(workdir, jax.devices())
         levels.write(study)
-        levels.say(study)
       trained = loop.train(mine)
     if not share.first:
       return None

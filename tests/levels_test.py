@@ -48,7 +48,6 @@ def test_every_pair_of_ours_compares_at_least_6_x_6_positions(study):
 
 def test_what_is_written_is_said_below_the_table(study, tmp_path, capsys):
   levels.write(study)
-  levels.say(study)
   sentence = (
     "encoder4-encoder4 at 6 x 6 positions, 28 channels against 112 that are "
     "negative in places"

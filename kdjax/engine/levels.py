@@ -57,13 +57,10 @@ def is_signed(study, tap):
   return tap is not None and tap.split("/")[0] in linear
 
 
-def say(study):
-  """Prints on stderr what the pairs compare."""
-  for name, what in compared(study).items():
-    print(f"levels: {pairs.describe(name, **what)}.", file=sys.stderr)
-
-
 def write(study):
-  """Writes `pairs.json`: what `compared` says, for the report."""
-  text = json.dumps(compared(study), indent=2) + "\n"
+  """Writes what `compared` says, for the report, and prints it on stderr."""
+  found = compared(study)
+  text = json.dumps(found, indent=2) + "\n"
   files.write_text(study.workdir / "pairs.json", text)
+  for name, what in found.items():
+    print(f"levels: {pairs.describe(name, **what)}.", file=sys.stderr)
