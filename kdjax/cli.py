@@ -322,6 +322,7 @@ def _train(options):
   with interruption.heed(options.command_line):
     from kdjax import configs
     from kdjax import run
+    from kdjax import workdirs
 
     config = configs.load(options.config, options.overrides)
     found = run.train(
@@ -333,7 +334,7 @@ def _train(options):
     )
   if found:
     _print(found.text)
-    page = options.workdir / "report" / "index.html"
+    page = options.workdir / workdirs.REPORT / "index.html"
     print(
       f"kdjax: the page is {page}. To keep what may be shown: "
       f"kdjax report {options.workdir} --out results/NAME.",

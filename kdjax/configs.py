@@ -16,6 +16,7 @@ import ml_collections
 from kdjax import fields
 from kdjax import files
 from kdjax import schema
+from kdjax import workdirs
 from kdjax.errors import UserError
 
 # Groups and fields that leave training's results alone, so that a workdir may
@@ -163,7 +164,7 @@ def _literal(text):
 
 
 def claim(config, workdir, write=True):
-  """Writes `config.json` into `workdir`, or compares it with the one there.
+  """Writes the config into `workdir`, or compares it with the one there.
 
   What leaves training's results alone (`FREE`) may differ, and is written anew.
 
@@ -176,7 +177,7 @@ def claim(config, workdir, write=True):
     UserError: the workdir belongs to another config; names the fields.
   """
   text = json.dumps(config.to_dict(), indent=2, default=list) + "\n"
-  path = epath.Path(workdir) / "config.json"
+  path = epath.Path(workdir) / workdirs.CONFIG
   if write and not path.exists():
     files.write_text(path, text)
     return
@@ -208,9 +209,7 @@ def read(workdir):
   Raises:
     UserError: there is none.
   """
-  path = epath.Path(workdir) / "config.json"
-  if not path.exists():
-    raise UserError(f"{workdir} has no config.json: train there first.")
+  path = workdirs.there(workdir, workdirs.CONFIG)
   tree = _tuples(files.read_json(path))
   if isinstance(tree, dict) and isinstance(tree.get("grid"), dict):
     # An older kdjax had no such axis.

@@ -8,6 +8,7 @@ import jax
 
 from kdjax import configs
 from kdjax import files
+from kdjax import workdirs
 from kdjax.deploy import latency
 from kdjax.distill import trials
 from kdjax.engine import cores
@@ -52,7 +53,7 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
   mine = processes.take(study, share)
   with files.lock(workdir, processes.parts(mine)):
     if not share.first:
-      processes.await_first(share, workdir / "data.json")
+      processes.await_first(share, workdir / workdirs.DATA)
     configs.claim(config, workdir, write=share.first)
     studies.claim_data(study)
     with processes.alive(share, workdir):
@@ -100,11 +101,13 @@ def read(workdir):
   """
   workdir = epath.Path(workdir)
   config = configs.read(workdir)
-  # efficiency.csv has the counts, and needs no network to be made.
-  stored = (workdir / "efficiency.csv").exists()
+  # What was measured has the counts, and needs no network to be made.
+  stored = workdirs.has(workdir, workdirs.EFFICIENCY)
   for name in () if stored else ("teacher", "student", "engine"):
     if name not in config:
-      raise UserError(f"{workdir}/config.json is damaged (it lacks {name}).")
+      raise UserError(
+        f"{workdir / workdirs.CONFIG} is damaged (it lacks {name})."
+      )
   counts = {} if stored else networks.parameters(config)
   return results.compute(workdir, config, trials.make_arms(config.grid), counts)
 

@@ -10,11 +10,11 @@ from configs import paper
 from kdjax import configs
 from kdjax import fields
 from kdjax import schema
+from kdjax import workdirs
 from kdjax.distill import axes
 from kdjax.distill import losses
 from kdjax.distill import trials
 from kdjax.errors import UserError
-from kdjax.evaluate import cases
 from kdjax.report import factors
 from kdjax.report import results
 from tests import simulated
@@ -85,7 +85,9 @@ def simulated_results(workdir, config, arms, frame):
 
 def test_no_axis_has_the_name_of_a_measure():
   """Contrasts and the mixed model have both in one frame."""
-  assert not {*cases.COLUMNS} & {axis.name for axis in axes.AXES}
+  assert not {*workdirs.COLUMNS[workdirs.PER_CASE]} & {
+    axis.name for axis in axes.AXES
+  }
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES)

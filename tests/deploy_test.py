@@ -12,6 +12,7 @@ import pytest
 
 from kdjax import cli
 from kdjax import configs
+from kdjax import workdirs
 from kdjax.data import images
 from kdjax.data import pipeline
 from kdjax.data import views
@@ -24,7 +25,6 @@ from kdjax.engine import checkpoint
 from kdjax.engine import steps
 from kdjax.engine import studies
 from kdjax.errors import UserError
-from kdjax.evaluate import efficiency
 from tests import conftest
 
 onnx = pytest.importorskip("onnx")
@@ -364,7 +364,7 @@ sys.exit(cli.main(["predict", "--model={exported}", "--out={tmp_path / "out"}",
 
 def test_latency_is_measured_where_onnxruntime_is(study, monkeypatch):
   found = latency.measure(study, "student")
-  assert set(found) <= set(efficiency.COLUMNS) and len(found) == 5
+  assert set(found) <= set(workdirs.COSTS) and len(found) == 5
   assert all(value > 0 for value in found.values())
   # Python, numpy and onnxruntime take 60 MB before any network is opened.
   assert found["onnx_peak_bytes"] < 30e6

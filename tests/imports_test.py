@@ -8,6 +8,7 @@ import pytest
 ORDER = """
 errors
 files fields
+workdirs
 data models distill
 schema
 configs

@@ -6,13 +6,13 @@ import pytest
 
 from configs import busi_cpu
 from configs import levels as levels_config
+from kdjax import workdirs
 from kdjax.distill import taps
 from kdjax.engine import levels
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.models import EncoderUNet
 from kdjax.report import results
-from kdjax.report import rows
 from tests import conftest
 from tests import simulated
 
@@ -70,7 +70,7 @@ def test_a_damaged_record_is_named(text, tmp_path):
   path = tmp_path / "pairs.json"
   path.write_text(text)
   with pytest.raises(UserError, match="pairs.json"):
-    rows.read_pairs(path)
+    workdirs.pairs(tmp_path)
 
 
 def test_a_regressor_that_ends_in_a_relu_is_refused_at_linear_levels(tmp_path):

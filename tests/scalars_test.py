@@ -5,13 +5,14 @@ import struct
 import pytest
 from tensorboardX.proto import event_pb2
 
+from kdjax import workdirs
 from kdjax.engine import scalars
 
 
 def history(epochs, arm="L_MSE"):
   return [
     {"stage": "student", "arm": arm, "fold": 0, "seed": 1, "epoch": epoch}
-    | {name: epoch + i for i, name in enumerate(scalars.SCALARS)}
+    | {name: epoch + i for i, name in enumerate(workdirs.SCALARS)}
     for epoch in range(1, epochs + 1)
   ]
 

@@ -7,8 +7,8 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
+from kdjax import workdirs
 from kdjax.distill import trials
-from kdjax.engine import loop
 from kdjax.evaluate import predictions as stored
 
 GRID = {
@@ -107,7 +107,7 @@ def history(frame, epochs=30, rng=None):
       found.append(
         dict(
           zip(
-            loop.HISTORY,
+            workdirs.COLUMNS[workdirs.HISTORY],
             (
               "teacher" if model == "Teacher" else "student",
               model,

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from kdjax import errors
+from kdjax import workdirs
 from kdjax.report import build
 from kdjax.report import results as computed
 from kdjax.report import words
@@ -107,7 +108,7 @@ def test_times_are_shown_but_are_no_column_of_the_numbers(tmp_path):
 
 
 def test_what_networks_cost_as_onnx_is_shown_or_how_to_get_it(tmp_path):
-  names = [*computed.EFFICIENCY]
+  names = [*workdirs.COSTS]
   costs = pd.DataFrame(
     [[9000.0] * len(names), [90.0] * len(names)],
     pd.Index(["Teacher", "Student"], name="model"),

@@ -1,8 +1,8 @@
 """The model card of an exported network, in Markdown."""
 
 import csv
-import json
 
+from kdjax import workdirs
 from kdjax.deploy import trained
 from kdjax.evaluate import intervals
 
@@ -91,10 +91,9 @@ def quantised(measured):
 
 
 def _data(network):
-  path = network.workdir / "data.json"
-  if not path.exists():
-    return ["- Unknown: the workdir has no data.json."]
-  record = json.loads(path.read_text())
+  if not workdirs.has(network.workdir, workdirs.DATA):
+    return [f"- Unknown: the workdir has no {workdirs.DATA}."]
+  record = workdirs.data(network.workdir)
   fold = record["folds"][network.fold]
   counts = {part: len(fold[part]) for part in ("train", "val", "test")}
   return [
@@ -114,7 +113,7 @@ def _metrics(network):
   lines = []
   found = [
     row
-    for row in _rows(network.workdir / "report" / "table.csv")
+    for row in _rows(network.workdir / workdirs.REPORT / "table.csv")
     if row["model"] == network.arm
   ]
   for row in found:
@@ -128,7 +127,7 @@ def _metrics(network):
     )
   own = [
     row
-    for row in _rows(network.workdir / "per_case.csv")
+    for row in _rows(network.workdir / workdirs.PER_CASE)
     if (row["model"], row["fold"], row["seed"])
     == (network.arm, str(network.fold), str(network.seed))
   ]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 
 from etils import epath
 from flax import linen as nn
@@ -10,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import pandas as pd
 
 from kdjax import configs
+from kdjax import workdirs
 from kdjax.data import views
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
@@ -62,9 +61,9 @@ class Trained:
 
   @property
   def config_hash(self):
-    """sha256 of config.json, in hex."""
+    """sha256 of the config's file, in hex."""
     return hashlib.sha256(
-      (self.workdir / "config.json").read_bytes()
+      (self.workdir / workdirs.CONFIG).read_bytes()
     ).hexdigest()
 
   def inference(self):
@@ -124,7 +123,9 @@ def load(workdir, arm="best", fold=None, seed=None):
   arms = [x.name for x in trials.make_arms(config.grid)]
   place = 0 if arm == TEACHER else arms.index(arm)
   block = studies.Block(fold, seed)
-  states = checkpoint.read(workdir / "checkpoints" / role / block.name).states
+  states = checkpoint.read(
+    workdirs.checkpoints(workdir, role, block.name)
+  ).states
   pick = lambda tree: jax.tree.map(
     lambda x: np.asarray(x[place], np.float32), tree
   )
@@ -144,7 +145,7 @@ def load(workdir, arm="best", fold=None, seed=None):
 
 
 def _criterion(config):
-  """The column of history.csv that chose the students' epochs."""
+  """The column of the history that chose the students' epochs."""
   # An older kdjax had no other.
   training = config.get("student_training", {})
   return f"val_{training.get('select', 'loss')}"
@@ -152,25 +153,8 @@ def _criterion(config):
 
 def _validation(workdir, criterion):
   """The best of a column by (arm, fold, seed), diverged trials left out."""
-  path = workdir / "history.csv"
-  if not path.exists():
-    raise UserError(f"{workdir} has no history.csv: train there first.")
-  try:
-    frame = pd.read_csv(
-      io.StringIO(path.read_text()),
-      dtype={"arm": str, "fold": int, "seed": int},
-      keep_default_na=False,
-    )
-    numbers = frame[["train_loss", criterion]].apply(
-      pd.to_numeric, errors="coerce"
-    )
-    frame[["arm", "fold", "seed"]]
-  except (ValueError, LookupError) as error:
-    raise UserError(
-      f"{path} is damaged: run kdjax train there again to have it written anew."
-    ) from error
-  frame[criterion] = numbers[criterion]
-  frame["sound"] = np.isfinite(numbers["train_loss"])
+  frame = workdirs.history(workdir)
+  frame["sound"] = np.isfinite(frame["train_loss"])
   trials_of = frame.groupby(["arm", "fold", "seed"])
   values = trials_of[criterion]
   best = values.max() if criterion == "val_dice" else values.min()

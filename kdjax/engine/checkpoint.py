@@ -34,7 +34,7 @@ class Progress:
     step: optimizer's steps done, of whole epochs and of one begun.
     states: its trials' states on the host, nested dicts with leaves
       `[G, ...]`; empty before the first checkpoint.
-    history: rows of history.csv, and the device-seconds of each.
+    history: rows of the history, and the device-seconds of each.
     seconds: device-seconds of each trial in the epoch that is begun.
     finished: whether every trial has stopped.
   """

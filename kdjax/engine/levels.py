@@ -1,9 +1,8 @@
 """What the pairs of levels of a grid compare, told from shapes alone."""
 
-import json
 import sys
 
-from kdjax import files
+from kdjax import workdirs
 from kdjax.distill import pairs
 from kdjax.distill import trials
 from kdjax.engine import networks
@@ -60,7 +59,6 @@ def is_signed(study, tap):
 def write(study):
   """Writes what `compared` says, for the report, and prints it on stderr."""
   found = compared(study)
-  text = json.dumps(found, indent=2) + "\n"
-  files.write_text(study.workdir / "pairs.json", text)
+  workdirs.write_record(study.workdir, workdirs.PAIRS, found)
   for name, what in found.items():
     print(f"levels: {pairs.describe(name, **what)}.", file=sys.stderr)

@@ -4,8 +4,6 @@ Teachers and students are trained by this one loop, as two stages.
 """
 
 import contextlib
-import csv
-import io
 import itertools
 import math
 import sys
@@ -15,22 +13,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from kdjax import files
+from kdjax import workdirs
 from kdjax.engine import checkpoint
 from kdjax.engine import interruption
 from kdjax.engine import scalars
 from kdjax.engine import stages
 from kdjax.engine import waves
-
-HISTORY = (
-  "stage",
-  "arm",
-  "fold",
-  "seed",
-  "epoch",
-  *scalars.SCALARS,
-  "live",
-)
+from kdjax.errors import UserError
 
 
 def train(study):
@@ -182,13 +171,12 @@ def _rows(programs, block, step, measured, live_before, seconds):
     if live_before[g]:
       numbers = {
         name: float(measured[name][g])
-        for name in HISTORY
+        for name in workdirs.SCALARS
         if name.endswith(("_loss", "_dice"))
       }
       if measured["diverged"][g]:
-        numbers["train_loss"] = float(
-          "nan"
-        )  # How a reader knows it from a stop.
+        # How a reader knows it from a stop.
+        numbers["train_loss"] = math.nan
       rows.append(
         {
           "stage": stage.name,
@@ -206,35 +194,26 @@ def _rows(programs, block, step, measured, live_before, seconds):
 
 
 def write_history(study, stage, progress):
-  """Writes history.csv anew: what other stages left, and this stage's rows."""
+  """Writes the history anew: what other stages left, and this stage's rows."""
   rows = [row for x in progress.values() for row in x.history]
   if study.first:
-    path = study.workdir / "history.csv"
-    _write_rows(path, [*_other_rows(path, stage), *rows])
-  scalars.write(study.workdir / "tensorboard", rows)
+    everyone = [*_other_rows(study.workdir, stage), *rows]
+    # No run repeats its times, so they stay in the checkpoints.
+    workdirs.write_table(
+      study.workdir,
+      workdirs.HISTORY,
+      sorted(everyone, key=lambda x: x["stage"] != "teacher"),
+    )
+  scalars.write(study.workdir / workdirs.TENSORBOARD, rows)
 
 
-def _write_rows(path, rows):
-  text = io.StringIO()
-  # No run repeats its times, so they stay in the checkpoints.
-  writer = csv.DictWriter(
-    text, HISTORY, lineterminator="\n", extrasaction="ignore"
-  )
-  writer.writeheader()
-  writer.writerows(sorted(rows, key=lambda x: x["stage"] != "teacher"))
-  files.write_text(path, text.getvalue())
-
-
-def _other_rows(path, stage):
+def _other_rows(workdir, stage):
   """The rows of other stages; none where the file is missing or damaged."""
   try:
-    rows = list(csv.DictReader(io.StringIO(path.read_text())))
-  except (FileNotFoundError, UnicodeError, csv.Error):
+    rows = workdirs.rows(workdir, workdirs.HISTORY)
+  except UserError:  # Written anew from what the checkpoints hold.
     return []
-  whole = lambda row: (
-    None not in (*row, *row.values()) and set(row) == set(HISTORY)
-  )
-  return [x for x in rows if whole(x) and x["stage"] != stage.name]
+  return [x for x in rows if x.get("stage") != stage.name]
 
 
 def device_seconds(study, stage):
@@ -258,9 +237,8 @@ def device_seconds(study, stage):
 
 def _checkpoint(study, stage, block):
   owner = " ".join((study.identity, stage.name, block.name))
-  return checkpoint.Checkpoint(
-    study.workdir / "checkpoints" / stage.name / block.name, owner
-  )
+  folder = workdirs.checkpoints(study.workdir, stage.name, block.name)
+  return checkpoint.Checkpoint(folder, owner)
 
 
 def _bar(programs, stage, rounds):

@@ -13,6 +13,7 @@ import time
 
 import jax
 
+from kdjax import workdirs
 from kdjax.engine import checkpoint
 from kdjax.engine import rendezvous
 from kdjax.engine import stages
@@ -166,8 +167,9 @@ def await_others(study, share):
 
 
 def _finished(study, block):
-  folder = study.workdir / "checkpoints" / "student" / block.name
-  return checkpoint.finished(folder)
+  return checkpoint.finished(
+    workdirs.checkpoints(study.workdir, "student", block.name)
+  )
 
 
 def _look(study, index):

@@ -1,4 +1,4 @@
-"""tensorboard/ in a workdir: the rows of history.csv as scalars."""
+"""For TensorBoard: the rows of the history as scalars."""
 
 import itertools
 import tempfile
@@ -7,26 +7,18 @@ from etils import epath
 import tensorboardX
 
 from kdjax import files
-
-SCALARS = (
-  "train_loss",
-  "distill_loss",
-  "sup_loss",
-  "val_loss",
-  "val_dice",
-  "learning_rate",
-)
+from kdjax import workdirs
 
 
 def write(folder, rows):
   """Writes every trial's scalars by epoch, one run of TensorBoard per trial.
 
   A trial's events are written anew when it has new epochs, so that they agree
-  with history.csv after a resume, which repeats epochs.
+  with the history after a resume, which repeats epochs.
 
   Args:
     folder: where to.
-    rows: dicts with the keys of `loop.HISTORY`, each trial's in order.
+    rows: dicts with the columns of history, each trial's in order.
   """
   trial = lambda row: (row["arm"], int(row["fold"]), int(row["seed"]))
   ordered = sorted(rows, key=trial)  # Stable: epochs stay in order.
@@ -46,7 +38,7 @@ def _write_trial(folder, rows):
   with tempfile.TemporaryDirectory() as place:
     with tensorboardX.SummaryWriter(place, filename_suffix=suffix) as writer:
       for row in rows:
-        for name in SCALARS:
+        for name in workdirs.SCALARS:
           writer.add_scalar(name, float(row[name]), int(row["epoch"]))
     (path,) = epath.Path(place).iterdir()
     files.write_bytes(folder / path.name, path.read_bytes())

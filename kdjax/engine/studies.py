@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 
 from etils import epath
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from kdjax import files
+from kdjax import workdirs
 from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.data import views
@@ -197,12 +197,12 @@ def make_study(config, workdir, dataset=None):
 
 
 def claim_data(study):
-  """Writes `data.json`, or compares the data set with the one there.
+  """Writes what the data are, or compares the data set with the one there.
 
   Raises:
     UserError: the workdir was begun with other data; names the cases.
   """
-  path = study.workdir / "data.json"
+  path = study.workdir / workdirs.DATA
   dataset = study.dataset
   record = {
     "name": dataset.name,
@@ -212,7 +212,7 @@ def claim_data(study):
     "cases": dict(zip(dataset.cases, dataset.digests, strict=False)),
   }
   if not path.exists():
-    files.write_text(path, json.dumps(record, indent=2) + "\n")
+    workdirs.write_record(study.workdir, workdirs.DATA, record)
     return
   old = files.read_json(path)
   if old == record:

@@ -1,31 +1,11 @@
-"""Writes what every model said of every case: per_case.csv, predictions.npz."""
+"""Writes what every model said of every case: numbers and masks."""
 
-import csv
-import io
 import sys
 
-from kdjax import files
+from kdjax import workdirs
 from kdjax.engine import loop
 from kdjax.evaluate import metrics
 from kdjax.evaluate import predictions
-
-COLUMNS = (
-  "model",
-  "fold",
-  "seed",
-  "case",
-  "group",
-  "dice",
-  "iou",
-  "hd95",
-  "assd",
-  "empty_truth",
-  "empty_prediction",
-  "precision",
-  "recall",
-  "hd95_mm",
-  "assd_mm",
-)
 
 
 def write(study, teachers, students):
@@ -47,12 +27,8 @@ def write(study, teachers, students):
         rows += _rows(study, block, arm.name, of_arm)
         margins += list(of_arm > 0)
   predictions.write(study.workdir, study.dataset, rows, margins)
-  text = io.StringIO()
-  writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
   # Last, since it says that all is done.
-  files.write_text(study.workdir / "per_case.csv", text.getvalue())
+  workdirs.write_table(study.workdir, workdirs.PER_CASE, rows)
 
 
 def _rows(study, block, model, margins):

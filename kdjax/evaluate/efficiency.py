@@ -1,11 +1,9 @@
-"""efficiency.csv: what every model cost, measured once by `train`.
+"""What every model cost, measured once by `train`.
 
 A report reads it and so needs to compile nothing. No run repeats these times,
 so no other table of numbers holds them.
 """
 
-import csv
-import io
 import math
 import statistics
 import time
@@ -15,22 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import files
+from kdjax import workdirs
 from kdjax.engine import loop
-
-COLUMNS = (
-  "model",
-  "parameters",
-  "multiply_adds",
-  "latency_ms",
-  "file_bytes",
-  "device_seconds",
-  "onnx_ms_one_core",
-  "onnx_ms",
-  "onnx_images_per_second_one_core",
-  "onnx_images_per_second",
-  "onnx_peak_bytes",
-)
 
 
 def write(study, deployed=lambda study, role: {}):
@@ -45,8 +29,7 @@ def write(study, deployed=lambda study, role: {}):
     deployed: from the study and "teacher" or "student" to the columns `onnx_*`
       or nothing, see `deploy.latency`.
   """
-  path = study.workdir / "efficiency.csv"
-  if path.exists():
+  if workdirs.has(study.workdir, workdirs.EFFICIENCY):
     return
   teacher, student = (
     measure(study, x) | deployed(study, x) for x in ("teacher", "student")
@@ -59,11 +42,7 @@ def write(study, deployed=lambda study, role: {}):
     )
     for model, seconds in _training(study, stage).items()
   ]
-  text = io.StringIO()
-  writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
-  files.write_text(path, text.getvalue())
+  workdirs.write_table(study.workdir, workdirs.EFFICIENCY, rows)
 
 
 def _training(study, stage):

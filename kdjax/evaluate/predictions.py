@@ -1,7 +1,7 @@
-"""predictions.npz: test images, truths and predicted masks, for pictures.
+"""Test images, truths and predicted masks, for pictures.
 
 A workdir's own file: it holds images of patients, so it is never copied to
-results. Numbers come from per_case.csv alone.
+results. Numbers come from per-case tables alone.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ from etils import epath
 import numpy as np
 
 from kdjax import files
+from kdjax import workdirs
 from kdjax.errors import UserError
 
-NAME = "predictions.npz"
 TRIAL = ("model", "fold", "seed", "case")
 
 
@@ -75,12 +75,14 @@ def write(workdir, dataset, rows, masks):
     ),
     masks=np.stack([np.packbits(np.asarray(x, bool)) for x in masks]),
   )
-  files.write_bytes(epath.Path(workdir) / NAME, content.getvalue())
+  files.write_bytes(
+    epath.Path(workdir) / workdirs.PREDICTIONS, content.getvalue()
+  )
 
 
 def read(workdir):
   """The `Predictions` of a workdir, or None if it has none."""
-  path = epath.Path(workdir) / NAME
+  path = epath.Path(workdir) / workdirs.PREDICTIONS
   if not path.exists():
     return None
   try:

@@ -5,6 +5,7 @@ import sys
 from etils import epath
 
 from kdjax import files
+from kdjax import workdirs
 from kdjax.errors import UserError
 from kdjax.evaluate import predictions
 from kdjax.report import environment
@@ -37,7 +38,7 @@ def write(results, cases=()):
   plots = figures.write(results)
   pictures = segmentations.write(results, cases)
   content = page.make(results, results.table, results.notes, plots, pictures)
-  files.write_text(results.workdir / "report" / "index.html", content)
+  files.write_text(results.workdir / workdirs.REPORT / "index.html", content)
   return results.text
 
 
@@ -54,17 +55,11 @@ def publish(results, out):
   workdir = results.workdir
   if out.resolve().is_relative_to(workdir.resolve()):
     raise UserError(f"--out={out} is in the workdir: choose another folder.")
-  report = workdir / "report"
+  report = workdir / workdirs.REPORT
   public = results.config.data.name == "phantom"
-  for name in ("config.json", "environment.json"):
+  for name in (workdirs.CONFIG, workdirs.ENVIRONMENT):
     _copy(workdir / name, out / name, words.without_folders)
-  for name in (
-    "data.json",
-    "pairs.json",
-    "efficiency.csv",
-    "history.csv",
-    "per_case.csv",
-  ):
+  for name in (workdirs.DATA, workdirs.PAIRS, *workdirs.COLUMNS):
     _copy(workdir / name, out / name)
   for path in sorted(report.glob("*.*")):
     if path.name != "index.html":
@@ -122,7 +117,7 @@ def _write_tables(results):
   contents["table.md"] = results.text
   contents["table.tex"] = latex.table(results, results.table, results.notes)
   for name, content in contents.items():
-    files.write_text(results.workdir / "report" / name, content)
+    files.write_text(results.workdir / workdirs.REPORT / name, content)
 
 
 def _copy(source, target, change=None):

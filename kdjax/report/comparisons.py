@@ -60,7 +60,7 @@ def make(per_case, pairs, margin=0.02, ratio=None):
   """All comparisons in Dice, a frame of `COLUMNS`.
 
   Args:
-    per_case: frame of `rows.read`.
+    per_case: frame of `workdirs.per_case`.
     pairs: `(model, reference)`; the pairs of one reference are the family that
       Holm's correction is over.
     margin: of equivalence, in Dice (0.02 is two points).

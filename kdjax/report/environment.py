@@ -1,4 +1,4 @@
-"""environment.json: the command, code and machine behind a run's numbers."""
+"""The command, code and machine behind a run's numbers."""
 
 import importlib.metadata
 import json
@@ -14,9 +14,9 @@ from etils import epath
 
 from kdjax import __version__
 from kdjax import files
+from kdjax import workdirs
 from kdjax.report import words
 
-NAME = "environment.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "statsmodels")
 
 
@@ -29,7 +29,7 @@ def write(workdir, devices=()):
     workdir: where to.
     devices: `jax.devices()`, or nothing.
   """
-  path = epath.Path(workdir) / NAME
+  path = epath.Path(workdir) / workdirs.ENVIRONMENT
   packages = [f"{x} {importlib.metadata.version(x)}" for x in _PACKAGES]
   if path.exists():
     _warn(path, packages)
@@ -51,12 +51,12 @@ def write(workdir, devices=()):
     "python": platform.python_version(),
     "packages": ", ".join(packages),
   }
-  files.write_text(path, json.dumps(record, indent=2) + "\n")
+  workdirs.write_record(workdir, workdirs.ENVIRONMENT, record)
 
 
 def read(workdir):
   """What `write` wrote, without folders, or an empty dict."""
-  path = epath.Path(workdir) / NAME
+  path = epath.Path(workdir) / workdirs.ENVIRONMENT
   if not path.exists():
     return {}
   return json.loads(words.without_folders(path.read_text()))

@@ -54,7 +54,7 @@ def contrasts(per_case, levels, margin=0.02, ratio=None):
   `detectable` is at 5 % over their number.
 
   Args:
-    per_case: frame of `rows.read`.
+    per_case: frame of `workdirs.per_case`.
     levels: frame of `of_arms`.
     margin: of equivalence, in Dice.
     ratio: as for `comparisons.make`.

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from kdjax import workdirs
 from kdjax.report import published
 from kdjax.report import ranks
 from kdjax.report import style
@@ -274,7 +275,7 @@ ALL = {
 
 def write(results):
   """Writes every plot; returns `(name, title, PNG)` of each that was made."""
-  folder = results.workdir / "report" / "figures"
+  folder = workdirs.figures(results.workdir)
   found = []
   for name, (draw, title) in ALL.items():
     drawn = draw(results)

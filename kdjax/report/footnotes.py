@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kdjax import workdirs
 from kdjax.distill import pairs
 from kdjax.report import rows
 from kdjax.report import verdicts
@@ -105,7 +106,7 @@ def _note_deployed(results):
   if frame["onnx_ms"].isna().all():
     return [
       "What the networks cost through onnxruntime was not measured: pip "
-      "install 'kdjax[export]', delete efficiency.csv and run kdjax train "
+      f"install 'kdjax[export]', delete {workdirs.EFFICIENCY} and run kdjax train "
       "again, which trains nothing anew."
     ]
   return [

@@ -1,5 +1,6 @@
 """README.md of a published run: its numbers, and what they were made with."""
 
+from kdjax import workdirs
 from kdjax.report import environment
 from kdjax.report import page
 from kdjax.report import words
@@ -39,7 +40,7 @@ def _facts(results):
   machine += [known.get("devices"), known.get("system")]
   return {
     "command": f"`{known.get('command', 'unknown')}`",
-    "config": "[config.json](config.json), with every field as it was",
+    "config": f"[{workdirs.CONFIG}]({workdirs.CONFIG}), with every field as it was",
     "commit": f"`{known.get('commit') or 'unknown'}`",
     "data": f"{page.data_name(results)} {data.get('version', '')}, fingerprint "
     f"`{data.get('fingerprint', 'unknown')[:16]}`",

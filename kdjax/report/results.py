@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import io
 
 from etils import epath
 import ml_collections
 import pandas as pd
 
+from kdjax import workdirs
 from kdjax.distill import axes
 from kdjax.errors import UserError
 from kdjax.evaluate import statistics
@@ -21,19 +21,6 @@ from kdjax.report import rows
 from kdjax.report import tables
 from kdjax.report import verdicts
 
-EFFICIENCY = (
-  "parameters",
-  "multiply_adds",
-  "latency_ms",
-  "file_bytes",
-  "device_seconds",
-  "onnx_ms_one_core",
-  "onnx_ms",
-  "onnx_images_per_second_one_core",
-  "onnx_images_per_second",
-  "onnx_peak_bytes",
-)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Results:
@@ -43,11 +30,11 @@ class Results:
     workdir: where they come from.
     config: what was asked.
     arms: `trials.Arm`s of the grid.
-    per_case: frame of `rows.read` without diverged trials.
-    history: frame of `rows.history`.
+    per_case: frame of `workdirs.per_case` without diverged trials.
+    history: frame of `workdirs.history`.
     diverged: trials left out, a frame of model, fold and seed.
     models: rows of the table in order: Teacher, Students, arms.
-    efficiency: frame by model with columns `EFFICIENCY`.
+    efficiency: frame by model with columns `workdirs.COSTS`.
     margin: of equivalence, in Dice.
     ratio: test over training cases of repeated hold-outs, else None.
   """
@@ -144,23 +131,23 @@ class Results:
 
   @functools.cached_property
   def data(self):
-    """data.json, or an empty dict.
+    """What the data are, or an empty dict.
 
     Raises:
       UserError: it is damaged.
     """
-    path = self.workdir / "data.json"
-    return rows.read_data(path) if path.exists() else {}
+    there = workdirs.has(self.workdir, workdirs.DATA)
+    return workdirs.data(self.workdir) if there else {}
 
   @functools.cached_property
   def pairs(self):
-    """What each pair of levels compares, pairs.json; {} where it is missing.
+    """What each pair of levels compares; {} where it is not known.
 
     Raises:
       UserError: it is damaged.
     """
-    path = self.workdir / "pairs.json"
-    return rows.read_pairs(path) if path.exists() else {}
+    there = workdirs.has(self.workdir, workdirs.PAIRS)
+    return workdirs.pairs(self.workdir) if there else {}
 
   def comparison(self, model, reference):
     """The row that compares the two, as a dict, or None."""
@@ -206,25 +193,25 @@ def compute(workdir, config, arms, parameters=None):
   """Reads a workdir and returns its `Results`.
 
   Args:
-    workdir: holds per_case.csv and, if all is well, history.csv, data.json and
-      efficiency.csv.
+    workdir: a trained one.
     config: of the run.
     arms: `trials.make_arms(config.grid)`.
-    parameters: model to parameter count, for a workdir without efficiency.csv.
+    parameters: model to parameter count, for a workdir without costs.
       A model named here that has no case gets a row without numbers: a lost arm
       is shown, not hidden.
 
   Raises:
-    UserError: per_case.csv is missing or damaged, or holds no lesion.
+    UserError: no case was tested, a file is damaged, or no case has a lesion.
   """
   workdir = epath.Path(workdir)
-  history = rows.history(workdir)
+  there = workdirs.has(workdir, workdirs.HISTORY)
+  history = workdirs.history(workdir) if there else pd.DataFrame()
   lost = rows.diverged(history)
-  per_case = rows.read(workdir)
+  per_case = workdirs.per_case(workdir)
   if (per_case["empty_truth"] != 0).all():
     raise UserError(
-      f"{workdir / 'per_case.csv'}: no tested case has a lesion, so there is "
-      "no Dice to compare: test on cases that have one."
+      f"{workdir / workdirs.PER_CASE}: no tested case has a lesion, so there "
+      "is no Dice to compare: test on cases that have one."
     )
   per_case = rows.without(per_case, lost)
   efficiency = _efficiency(workdir, parameters or {})
@@ -253,20 +240,7 @@ def compute(workdir, config, arms, parameters=None):
 
 
 def _efficiency(workdir, parameters):
-  path = workdir / "efficiency.csv"
-  if path.exists():
-    try:
-      frame = pd.read_csv(
-        io.BytesIO(path.read_bytes()),
-        index_col="model",
-        keep_default_na=False,
-        na_values=dict.fromkeys(EFFICIENCY, [""]),
-      )
-      return frame.reindex(columns=list(EFFICIENCY)).astype(float)
-    except (ValueError, LookupError, TypeError) as error:
-      raise UserError(
-        f"{path}: damaged; delete it and run `kdjax train` again in this "
-        "workdir to measure anew."
-      ) from error
+  if workdirs.has(workdir, workdirs.EFFICIENCY):
+    return workdirs.efficiency(workdir)
   frame = pd.DataFrame({"parameters": parameters}, dtype=float)
-  return frame.reindex(columns=list(EFFICIENCY))
+  return frame.reindex(columns=list(workdirs.COSTS))

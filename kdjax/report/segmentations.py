@@ -9,6 +9,7 @@ import math
 
 import pandas as pd
 
+from kdjax import workdirs
 from kdjax.errors import UserError
 from kdjax.evaluate import predictions as stored
 from kdjax.report import style
@@ -52,7 +53,7 @@ def named(results, cases):
     if case not in folds:
       raise UserError(
         f"--cases: {case} is not a test case of {results.workdir}; "
-        "per_case.csv lists them."
+        f"{workdirs.PER_CASE} lists them."
       )
   return {case: (folds[case], case) for case in cases}
 
@@ -127,7 +128,7 @@ def write(results, cases=()):
   units = named(results, cases) if cases else choose(results)
   if found is None:
     return []
-  folder = results.workdir / "report" / "figures" / "cases"
+  folder = workdirs.pictures(results.workdir)
   said = {
     "best": "where distillation helped most",
     "median": "where it helped as it usually does",

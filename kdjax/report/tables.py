@@ -33,7 +33,7 @@ STATISTICS = (
 SIZES = ("parameters", "multiply_adds", "file_bytes")
 # Without times, so that a table can be repeated byte for byte.
 COLUMNS = (*STATISTICS, *SIZES)
-# Of `rows.read`, beside Dice; their means are columns of the table.
+# Of `workdirs.per_case`, beside Dice; their means are columns of the table.
 MEASURES = {
   "iou": "IoU",
   "precision": "precision",
