@@ -106,8 +106,8 @@ def _note_deployed(results):
   if frame["onnx_ms"].isna().all():
     return [
       "What the networks cost through onnxruntime was not measured: pip "
-      f"install 'kdjax[export]', delete {workdirs.EFFICIENCY} and run kdjax train "
-      "again, which trains nothing anew."
+      f"install 'kdjax[export]', delete {workdirs.EFFICIENCY} and run kdjax "
+      "train again, which trains nothing anew."
     ]
   return [
     "ONNX: float32 through onnxruntime on CPU, one image at a time, then in "

@@ -40,7 +40,8 @@ def _facts(results):
   machine += [known.get("devices"), known.get("system")]
   return {
     "command": f"`{known.get('command', 'unknown')}`",
-    "config": f"[{workdirs.CONFIG}]({workdirs.CONFIG}), with every field as it was",
+    "config": f"[{workdirs.CONFIG}]({workdirs.CONFIG}), with every field as it "
+    "was",
     "commit": f"`{known.get('commit') or 'unknown'}`",
     "data": f"{page.data_name(results)} {data.get('version', '')}, fingerprint "
     f"`{data.get('fingerprint', 'unknown')[:16]}`",
