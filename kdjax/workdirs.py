@@ -311,7 +311,9 @@ def there(workdir, name):
   """
   path = epath.Path(workdir) / name
   if not path.exists():
-    raise UserError(f"{workdir} has no {name}: train there first.")
+    raise UserError(
+      f"{path}: no such file; train there first, with `kdjax train`."
+    )
   return path
 
 

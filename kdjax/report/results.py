@@ -204,8 +204,9 @@ def compute(workdir, config, arms, parameters=None):
     UserError: no case was tested, a file is damaged, or no case has a lesion.
   """
   workdir = epath.Path(workdir)
-  there = workdirs.has(workdir, workdirs.HISTORY)
-  history = workdirs.history(workdir) if there else pd.DataFrame()
+  history = pd.DataFrame(columns=workdirs.COLUMNS[workdirs.HISTORY])
+  if workdirs.has(workdir, workdirs.HISTORY):
+    history = workdirs.history(workdir)
   lost = rows.diverged(history)
   per_case = workdirs.per_case(workdir)
   if (per_case["empty_truth"] != 0).all():

@@ -29,8 +29,6 @@ def groups(per_case, index):
 
 def diverged(curves):
   """The trials that met a loss that is not finite: a frame of `_TRIAL`."""
-  if "train_loss" not in curves:
-    return pd.DataFrame(columns=_TRIAL)
   lost = curves[~np.isfinite(curves["train_loss"].astype(float))]
   trials = lost.rename(columns={"arm": "model"})[_TRIAL]
   return trials.drop_duplicates().reset_index(drop=True)
