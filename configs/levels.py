@@ -2,8 +2,9 @@
 
 Every encoder level and decoder stage with at least 6 x 6 positions of a teacher
 with ImageNet weights, each against the student's level of the same resolution
-(its coarsest level against those that it lacks), under three losses that need
-no regressor.
+(its coarsest level against those that it lacks), as it is and behind a
+regressor, under three losses; and the logits under the same: 57 arms beside the
+Student, of which each computes its own objective alone.
 
 Run, with images in DIR as `busi_cpu` takes them, and kdjax[pretrained]:
 
@@ -32,10 +33,11 @@ PAIRS = (
 def get_config(size="full"):
   """Returns the study; size "tiny" trains in seconds on the phantom."""
   config = busi_cpu.get_config(size)
-  # All arms compute all levels, so regressors (pathway HReg) for nine of them
-  # would cost more than the networks.
   config.grid.update(
-    pathway=("H",), loss=("MSE", "KLD", "AT"), view=("weak",), pair=PAIRS
+    pathway=("L", "H", "HReg"),
+    loss=("MSE", "KLD", "AT"),
+    view=("weak",),
+    pair=PAIRS,
   )
   if size == "tiny":
     config.grid.pair = (

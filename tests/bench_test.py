@@ -70,13 +70,13 @@ def test_a_step_trains_on(tmp_path):
   program = modes.Program(
     study, arms, modes.share(study, modes.untrained_teacher(study))
   )
-  before = modes.jax.device_get(program.states.optimizer)
+  before = modes.jax.device_get(program.states.trials.optimizer)
   assert program.step() > 0
   assert not all(
     (a == b).all()
     for a, b in zip(
       modes.jax.tree.leaves(before),
-      modes.jax.tree.leaves(program.states.optimizer),
+      modes.jax.tree.leaves(program.states.trials.optimizer),
       strict=True,
     )
   )

@@ -156,7 +156,7 @@ def states(workdir, stage):
   for folder in sorted((workdir / "checkpoints" / stage).iterdir()):
     if not any(x.name.isdigit() for x in folder.iterdir()):
       continue  # Its training had not begun.
-    saved = checkpoint.read(folder).states
+    saved = checkpoint.read(folder).states["trials"]
     for arm in range(len(saved["live"])):
       pick = lambda x, arm=arm: np.asarray(x)[arm]
       found[folder.name, arm] = jax.tree.map(pick, saved)

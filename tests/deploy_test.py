@@ -62,7 +62,7 @@ def make_workdir(folder, image_size=16, **teacher):
         study.workdir / "checkpoints" / role / block.name
       )
       states = {f"best_{name}": x for name, x in states.items()}
-      saved.save(checkpoint.Progress(1, states, finished=True))
+      saved.save(checkpoint.Progress(1, {"trials": states}, finished=True))
       saved.close()
       for i, arm in enumerate(arms):
         loss = 0.5 + abs(i - 1) / 10 - block.fold / 100

@@ -12,10 +12,10 @@ import pytest
 from kdjax.distill import axes
 from kdjax.engine import checkpoint
 from kdjax.engine import interruption
+from kdjax.engine import lanes
+from kdjax.engine import layouts
 from kdjax.engine import loop
-from kdjax.engine import parallel
 from kdjax.engine import stages
-from kdjax.engine import steps
 from kdjax.engine import stopwatch
 from kdjax.engine import studies
 from kdjax.errors import UserError
@@ -31,7 +31,7 @@ def on_devices(monkeypatch):
 
   def use(count):
     devices = jax.devices()[:count]
-    monkeypatch.setattr(parallel.jax, "local_devices", lambda: devices)
+    monkeypatch.setattr(layouts.jax, "local_devices", lambda: devices)
 
   use(1)
   return use
@@ -59,7 +59,7 @@ def grid(tmp_path_factory):
   config = conftest.make_config("float64")
   config.folds = (0, 1)
   with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(parallel.jax, "local_devices", lambda: jax.devices()[:1])
+    patch.setattr(layouts.jax, "local_devices", lambda: jax.devices()[:1])
     study = conftest.make_study(config, SOME, tmp_path_factory.mktemp("grid"))
     teachers = loop.run_stage(study, study.teacher_stage)
     trained = loop.run_stage(study, study.student_stage, teachers)
@@ -118,7 +118,7 @@ def test_four_devices_share_trials_and_change_nothing(
   grid, on_devices, tmp_path
 ):
   on_devices(4)
-  layout = parallel.make_layout(len(SOME), 2, 4)
+  layout = layouts.make_layout([None] * len(SOME), 2, 4)
   assert len(layout.devices) == 4
   assert not layout.split_batch
   grid.assert_equal_in(tmp_path)
@@ -129,7 +129,7 @@ def test_four_devices_split_the_batch_of_one_trial_and_change_nothing(
   grid, on_devices, tmp_path
 ):
   on_devices(4)
-  assert parallel.make_layout(1, 1, 4).split_batch
+  assert layouts.make_layout([None], 1, 4).split_batch
   grid.assert_equal_in(tmp_path, SOME[-1:], folds=(0,))
 
 
@@ -137,9 +137,9 @@ def test_four_devices_split_the_batch_of_one_trial_and_change_nothing(
 def test_an_epoch_as_one_program_changes_nothing(
   grid, on_devices, tmp_path, monkeypatch
 ):
-  make_layout = parallel.make_layout
+  make_layout = layouts.make_layout
   monkeypatch.setattr(
-    parallel,
+    layouts,
     "make_layout",
     lambda *a, **k: dataclasses.replace(make_layout(*a, **k), scan=True),
   )
@@ -238,19 +238,19 @@ def test_trials_that_stop_make_room_and_change_nothing(
   names = ("Student", "L_KLD", "HReg_MSE_WAug", "H_MSE")
   arms = [f"{x}_lr{rate:g}" for x in names for rate in (1e200, 1e-3)]
   widths = set()
-  spread_arms = parallel.Layout.spread_arms
+  spread_arms = layouts.Layout.spread_arms
 
   def spy(self, tree):
     widths.add(self.arm_ids.shape[1])
     return spread_arms(self, tree)
 
   trained, history = {}, {}
-  monkeypatch.setattr(parallel.Layout, "spread_arms", spy)
+  monkeypatch.setattr(layouts.Layout, "spread_arms", spy)
   with jax.enable_x64(True):
     for kind in ("compacted", "whole"):
       if kind == "whole":
         compacted, widths = widths, set()
-        monkeypatch.setattr(parallel.Layout, "keep", lambda self, arms: self)
+        monkeypatch.setattr(layouts.Layout, "keep", lambda self, arms: self)
       study = conftest.make_study(config, arms, tmp_path / kind)
       trained[kind] = students(study)
       with (tmp_path / kind / "history.csv").open() as file:
@@ -323,13 +323,13 @@ def test_every_axis_matters_and_every_stage_compiles_once(
   study = dataclasses.replace(study, arms=tuple(arms))
 
   traces = []
-  step = steps.train_step
+  step = lanes.train_step
 
   def traced(*args, **kwargs):
     traces.append(1)
     return step(*args, **kwargs)
 
-  monkeypatch.setattr(steps, "train_step", traced)
+  monkeypatch.setattr(lanes, "train_step", traced)
   trained = students(study)
   assert len(traces) == 2  # The teachers' program and the students'.
   kernel = lambda name: trained[name, study.blocks[0]]["params"]["encoder1"][
@@ -363,7 +363,7 @@ def test_a_run_stopped_in_a_save_and_in_a_step_equals_an_undisturbed_one(
 
   def killed_after_two_epochs(self, progress):
     save(self, progress)
-    if progress.states["params"]["regressors"] and len(progress.history) > 4:
+    if progress.states["regressors"] and len(progress.history) > 4:
       raise Killed
 
   with monkeypatch.context() as patch:

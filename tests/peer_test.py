@@ -13,6 +13,7 @@ import pytest
 from configs import bench
 from kdjax.bench import peer
 from kdjax.distill import trials
+from kdjax.engine import lanes
 from kdjax.engine import stages
 from kdjax.engine import studies
 from kdjax.errors import UserError
@@ -56,7 +57,7 @@ class Start:
     programs: of all arms, on one device.
     block: the only one.
     teacher: variables, not folded.
-    state: `TrialState`.
+    states: `lanes.States` of one trial.
   """
 
   def __init__(self, config, workdir):
@@ -71,20 +72,33 @@ class Start:
         jax.random.key(1), study.blank("teacher")
       )
     )
-    state = jax.device_get(self.programs.init(self.block.key, {}))
-    self.state = state.replace(params=randomise(state.params))
+    states = jax.device_get(self.programs.init(self.block.key, {}))
+    random = lambda x: x.replace(params=randomise(x.params))
+    self.states = lanes.States(
+      random(states.trials),
+      {name: random(x) for name, x in states.regressors.items()},
+    )
 
   def make_peer(self):
     return peer.Peer(
-      self.programs, self.block, self.teacher, self.state, batches=STEPS
+      self.programs, self.block, self.teacher, self.states, batches=STEPS
     )
 
   def train(self):
-    """By arm, what the fused grid computes: the states after every step."""
+    """By arm, what the fused grid computes: `States` after every step."""
     programs, layout = self.programs, self.programs.layout
     arms = programs.stage.arms
-    states = layout.spread(
-      jax.tree.map(lambda x: np.repeat(x[None, None], len(arms), 1), self.state)
+    repeat = lambda rows, tree: jax.tree.map(
+      lambda x: np.repeat(x[None, None], rows, 1), tree
+    )
+    states = layout.spread_states(
+      lanes.States(
+        repeat(len(arms), self.states.trials),
+        {
+          name: repeat(places.rows, self.states.regressors[name])
+          for name, places in layout.regressors.items()
+        },
+      )
     )
     model = programs.study.make_model("teacher")
     wave = {
@@ -100,28 +114,44 @@ class Start:
     for t in range(STEPS):
       one = jax.tree.map(lambda x, t=t: x[:, t : t + 1], batches)
       states = programs.train_epoch(
-        states, programs.trials, wave, programs.data, one
+        states, programs.lanes, wave, programs.data, one
       )
-      seen.append(layout.gather(states))
+      seen.append(layout.gather_states(states))
+    having = [arm.name for arm in arms if trials.learnt(arm.objective)]
+    pick = lambda tree, i: jax.tree.map(lambda x: x[0, i], tree)
     return {
-      arm.name: [jax.tree.map(lambda x, g=g: x[0, g], x) for x in seen]
+      arm.name: [
+        lanes.States(
+          pick(x.trials, g),
+          pick(x.regressors, having.index(arm.name))
+          if arm.name in having
+          else {},
+        )
+        for x in seen
+      ]
       for g, arm in enumerate(arms)
     }
 
 
-def gradients(state, like):
+def gradients(state):
   """What Adam's first step read: its first moment is then a tenth of it."""
   moment = optax.tree.get(state.optimizer, "mu") / (1.0 - 0.9)
-  return jax.flatten_util.ravel_pytree(like)[1](moment)
+  return jax.flatten_util.ravel_pytree(state.params)[1](moment)
 
 
-def trained(arm, tree):
-  """By path, what `arm` trains: no regressor unless it has one."""
+def of_arm(arm, states, what):
+  """`what` of a state, of all that `arm` trains, as the peer orders it."""
+  regressors = states.regressors if arm.startswith("HReg") else {}
   return {
-    name: np.asarray(x)
-    for name, x in flax.traverse_util.flatten_dict(tree, sep="/").items()
-    if arm.startswith("HReg") or not name.startswith("regressors")
+    "student": what(states.trials),
+    "regressors": {name: what(x) for name, x in regressors.items()},
   }
+
+
+def flat(tree):
+  """Arrays by path."""
+  found = flax.traverse_util.flatten_dict(tree, sep="/")
+  return {name: np.asarray(x) for name, x in found.items()}
 
 
 def assert_equal(theirs, arm, first, states):
@@ -129,9 +159,10 @@ def assert_equal(theirs, arm, first, states):
   losses, found = theirs.gradients(arm)
   for name, x in losses.items():
     # The losses are of the order of one, and a distillation's may be less.
-    assert x == pytest.approx(states[0].sums[name], rel=1e-4, abs=1e-5), name
-  expected = trained(arm, gradients(states[0], first))
-  found = trained(arm, found)
+    ours = states[0].trials.sums[name]
+    assert x == pytest.approx(ours, rel=1e-4, abs=1e-5), name
+  expected = flat(of_arm(arm, states[0], gradients))
+  found = flat(found)
   assert set(found) == set(expected)
   error = {
     name: np.linalg.norm(x - expected[name]) / np.linalg.norm(expected[name])
@@ -139,8 +170,9 @@ def assert_equal(theirs, arm, first, states):
   }
   for _ in range(STEPS):
     assert theirs.step(arm) > 0
-  after = trained(arm, theirs.parameters(arm))
-  before, ours = trained(arm, first), trained(arm, states[-1].params)
+  after = flat(theirs.parameters(arm))
+  params = lambda x: flat(of_arm(arm, x, lambda state: state.params))
+  before, ours = params(first), params(states[-1])
   length = lambda x: np.linalg.norm(np.concatenate([y.ravel() for y in x]))
   apart = length([x - ours[name] for name, x in after.items()])
   drift = apart / length([x - before[name] for name, x in ours.items()])
@@ -177,7 +209,7 @@ def theirs(start):
 def test_loss_gradients_and_three_steps_of_every_arm_equal_the_peers(
   start, theirs, ours, arm
 ):
-  assert_equal(theirs, arm, start.state.params, ours[arm])
+  assert_equal(theirs, arm, start.states, ours[arm])
 
 
 @pytest.mark.slow
@@ -195,7 +227,7 @@ def test_the_papers_kind_of_teacher_teaches_the_same(tmp_path):
   ours = start.train()
   with start.make_peer() as theirs:
     for arm, states in ours.items():
-      assert_equal(theirs, arm, start.state.params, states)
+      assert_equal(theirs, arm, start.states, states)
 
 
 @pytest.mark.slow

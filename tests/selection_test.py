@@ -41,7 +41,7 @@ def test_the_best_epoch_is_chosen_by_what_was_asked_for(trained):
   by = study.config.student_training.select
   for block in study.blocks:
     folder = study.workdir / "checkpoints" / "student" / block.name
-    best = checkpoint.read(folder).states["best_criterion"]
+    best = checkpoint.read(folder).states["trials"]["best_criterion"]
     mine = history[history["fold"] == block.fold]
     for arm, found in zip(study.arms, best, strict=True):
       rows = mine[mine["arm"] == arm.name]

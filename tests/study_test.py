@@ -3,7 +3,7 @@
 import pytest
 
 from kdjax import configs
-from kdjax.engine import parallel
+from kdjax.engine import checks
 from kdjax.engine import stages
 from kdjax.engine import studies
 from kdjax.errors import UserError
@@ -123,7 +123,7 @@ def test_blocks_of_another_fold_or_seed_see_other_orders(tmp_path):
 
 
 def test_a_cache_beyond_the_devices_memory_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(parallel, "memory", lambda device: 100_000)
+  monkeypatch.setattr(checks.memory, "of_device", lambda device: 100_000)
   study = make(tmp_path, ("grid.view", "weak"))
   # Logits of 32 x 32 x 2 and features of 2 x 2 x 8, float32.
   held = len(study.folds[0].train) * 4 * (32 * 32 * 2 + 2 * 2 * 8)

@@ -51,7 +51,7 @@ class Program:
       programs, [block], {block: checkpoint.Progress()}
     )
     self._rest = (
-      programs.trials,
+      programs.lanes,
       programs.remember([block], shared),
       programs.data,
     )
@@ -201,7 +201,7 @@ def enough(arms, size):
 def untrained_teacher(study):
   """Random weights in the place of a teacher's best: they cost the same."""
   programs = _programs(study, study.teacher_stage)
-  state = _initial(programs)
+  state = _initial(programs).trials
   return {
     study.blocks[0]: jax.tree.map(
       lambda x: np.asarray(x)[None],

@@ -45,14 +45,14 @@ class Peer:
     process: it, while the context is entered.
   """
 
-  def __init__(self, programs, block, teacher, state, batches=4):
+  def __init__(self, programs, block, teacher, states, batches=4):
     """Prepares; nothing runs before the context is entered.
 
     Args:
       programs: `stages.Programs` of the student stage.
       block: `Block`, whose first batches are seen.
       teacher: `{"params", "batch_stats"}` of the teacher, not folded.
-      state: `steps.TrialState` that every arm starts from.
+      states: `lanes.States` of one trial, that every arm starts from.
       batches: number of batches, seen again when they run out.
 
     Raises:
@@ -62,9 +62,17 @@ class Peer:
     _check(programs.study)
     self._programs = programs
     self._block = block
+    regressors = {name: x.params for name, x in states.regressors.items()}
     self._weights = (
-      {"teacher": teacher["params"], **state.params},
-      {"teacher": teacher["batch_stats"], "student": state.batch_stats},
+      {
+        "teacher": teacher["params"],
+        "student": states.trials.params,
+        "regressors": regressors,
+      },
+      {
+        "teacher": teacher["batch_stats"],
+        "student": states.trials.batch_stats,
+      },
     )
     self._batches = batches
 
@@ -104,14 +112,14 @@ class Peer:
     """Losses and gradients of the arm's next step.
 
     Returns:
-      `(losses, gradients)`: scalars by the names of `TrialState.sums`, and a
-      tree of `TrialState.params`, of regressors the arm's own alone.
+      `(losses, gradients)`: scalars by the names of `TrialState.sums`, and
+      `{"student", "regressors"}` of the arm's own.
     """
     found = self._arrays("gradients", arm)
     return found.pop("loss"), found
 
   def parameters(self, arm):
-    """A tree of `TrialState.params`, of regressors the arm's own alone."""
+    """Parameters `{"student", "regressors"}`, those of the arm."""
     return self._arrays("parameters", arm)
 
   def peak_bytes(self):

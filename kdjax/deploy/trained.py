@@ -123,9 +123,11 @@ def load(workdir, arm="best", fold=None, seed=None):
   arms = [x.name for x in trials.make_arms(config.grid)]
   place = 0 if arm == TEACHER else arms.index(arm)
   block = studies.Block(fold, seed)
-  states = checkpoint.read(
-    workdirs.checkpoints(workdir, role, block.name)
-  ).states
+  folder = workdirs.checkpoints(workdir, role, block.name)
+  states = checkpoint.read(folder).states
+  if "trials" not in states:
+    raise UserError(f"{folder}: saved by an older kdjax: train anew.")
+  best = checkpoint.best(states)
   pick = lambda tree: jax.tree.map(
     lambda x: np.asarray(x[place], np.float32), tree
   )
@@ -137,10 +139,7 @@ def load(workdir, arm="best", fold=None, seed=None):
     seed,
     float(table.loc[(arm, fold, seed)]),
     make_model(config, role),
-    {
-      "params": pick(states["best_params"]),
-      "batch_stats": pick(states["best_batch_stats"]),
-    },
+    pick(best),
   )
 
 

@@ -18,7 +18,7 @@ from kdjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """What is distilled: a branch of the step's `switch`.
+  """What is distilled.
 
   Attributes:
     pathway: a name in `pathways.PATHWAYS`.
@@ -62,15 +62,15 @@ class Arm:
 
 @struct.dataclass
 class Trial:
-  """An arm as numbers: scalars, or `[G]` each once stacked.
+  """What a program maps over: scalars, or `[G]` each once stacked.
+
+  The objective is no number, see `engine.lanes`.
 
   Attributes:
-    objective: 0: none; i: the i-th of the grid's objectives.
     view: index into the views that the grid uses.
     numbers: by the axes of `axes.numbers()`.
   """
 
-  objective: jax.Array
   view: jax.Array
   numbers: dict[str, jax.Array]
 
@@ -151,6 +151,13 @@ def taps(objectives, side):
   )
 
 
+def learnt(objective):
+  """The pairs between which a regressor is trained for an objective or None."""
+  if not objective or objective.pathway != "HReg":
+    return ()
+  return tuple(pair[:2] for pair in objective.pairs)
+
+
 def objectives(arms):
   """The distinct objectives of `arms`, in order."""
   return tuple(dict.fromkeys(arm.objective for arm in arms if arm.objective))
@@ -164,12 +171,11 @@ def views(arms):
 
 def stack(arms):
   """Turns `G` arms into one `Trial` with leaves `[G]`."""
-  branches = (None, *objectives(arms))
   seen = views(arms) or axes.VIEWS
-  index = lambda values: jnp.array(values, jnp.int32)
   return Trial(
-    objective=index([branches.index(arm.objective) for arm in arms]),
-    view=index([seen.index(arm.view) if arm.objective else 0 for arm in arms]),
+    view=jnp.array(
+      [seen.index(arm.view) if arm.objective else 0 for arm in arms], jnp.int32
+    ),
     numbers={
       axis.name: jnp.array(
         [arm.numbers[axis.name] for arm in arms], jnp.result_type(float)

@@ -32,8 +32,8 @@ class Progress:
 
   Attributes:
     step: optimizer's steps done, of whole epochs and of one begun.
-    states: its trials' states on the host, nested dicts with leaves
-      `[G, ...]`; empty before the first checkpoint.
+    states: its trials' `lanes.States` on the host, nested dicts with leaves
+      `[G, ...]`, a regressor's `[R, ...]`; empty before the first checkpoint.
     history: rows of the history, and the device-seconds of each.
     seconds: device-seconds of each trial in the epoch that is begun.
     finished: whether every trial has stopped.
@@ -55,6 +55,19 @@ class Progress:
       total.update(repr((jax.tree_util.keystr(path), leaf.dtype)).encode())
       total.update(repr(leaf.shape).encode() + leaf.tobytes())
     return total.hexdigest()
+
+
+def best(states):
+  """The best epoch's variables of a block's trials, of `Progress.states`.
+
+  Returns:
+    `{"params", "batch_stats"}` with leaves `[G, ...]`.
+  """
+  trials = states["trials"]
+  return {
+    "params": trials["best_params"],
+    "batch_stats": trials["best_batch_stats"],
+  }
 
 
 class Checkpoint:

@@ -8,8 +8,8 @@ from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import convolution
 from kdjax.engine import levels
+from kdjax.engine import memory
 from kdjax.engine import networks
-from kdjax.engine import parallel
 from kdjax.engine import schedules
 from kdjax.errors import UserError
 
@@ -121,7 +121,7 @@ def _check_memory(study, role):
   variables = networks.shapes(study.make_model(role), study.blank(role))
   # Parameters, Adam's two moments, and the best epoch's parameters.
   held = 4 * arms * sum(x.size * 4 for x in jax.tree.leaves(variables))
-  there = parallel.memory(jax.local_devices()[0])
+  there = memory.of_device(jax.local_devices()[0])
   devices = jax.local_device_count()
   if there and held > there * devices:
     raise UserError(
@@ -146,7 +146,7 @@ def _check_cache(study):
   )
   images = max(len(fold.train) for fold in study.folds)
   held = an_image * images
-  there = parallel.memory(jax.local_devices()[0])
+  there = memory.of_device(jax.local_devices()[0])
   if there and held > there:
     raise UserError(
       f"grid.view=cached would hold {held:,} bytes of the teacher's maps "

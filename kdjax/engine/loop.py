@@ -79,11 +79,7 @@ def _train_blocks(study, stage, teachers):
           )
       print(f"{stage.name}: {cadence}.", file=sys.stderr)
   return {
-    block: {
-      "params": progress[block].states["best_params"],
-      "batch_stats": progress[block].states["best_batch_stats"],
-    }
-    for block in study.blocks
+    block: checkpoint.best(progress[block].states) for block in study.blocks
   }
 
 

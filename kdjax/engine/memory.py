@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process, where the next step takes it again.
+"""How much memory a device has, and how a process keeps what it freed.
 
 XLA:CPU asks for a program's temporaries anew at every call. By default glibc
 hands so large a piece back to the system and maps fresh pages, each of which
@@ -6,11 +6,21 @@ costs a fault: a third of a step of the paper's student.
 """
 
 import ctypes
+import os
 import sys
 
 # Numbers of mallopt(3): nothing is mapped by itself, nothing trimmed, and all
 # threads share one heap, which alone may grow to any size.
 _MMAP_MAX, _ARENA_MAX, _TRIM_THRESHOLD = -4, -8, -1
+
+
+def of_device(device):
+  """Bytes that `device` has in all, or None where it does not say."""
+  if statistics := device.memory_stats():
+    return statistics.get("bytes_limit")
+  if device.platform == "cpu" and hasattr(os, "sysconf"):
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return None
 
 
 def keep():

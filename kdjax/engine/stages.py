@@ -14,6 +14,8 @@ from kdjax.data import views
 from kdjax.distill import losses
 from kdjax.distill import trials
 from kdjax.engine import batches
+from kdjax.engine import lanes
+from kdjax.engine import layouts
 from kdjax.engine import parallel
 from kdjax.engine import schedules
 from kdjax.engine import steps
@@ -79,8 +81,8 @@ def make_layout(study, stage, num_blocks, devices=None):
     UserError: they have to split their batches over the devices, which do not
       divide, or which a loss compares the cases of.
   """
-  layout = parallel.make_layout(
-    len(stage.arms),
+  layout = layouts.make_layout(
+    [arm.objective for arm in stage.arms],
     num_blocks,
     stage.training.batch_size,
     blocks_at_once=study.config.engine.blocks_at_once,
@@ -139,14 +141,14 @@ class Programs:
     self.layout = make_layout(study, stage, num_blocks, devices)
     model = study.make_model(stage.name, self.layout.batch_axis)
     objectives = trials.objectives(stage.arms)
-    regressors = study.make_regressors() if objectives else {}
+    regressors = study.make_regressors(objectives)
     self.data = self.layout.replicate(
       {
         "images": study.dataset.images,
         "masks": study.dataset.masks,
       }
     )
-    self.trials = self.layout.spread_arms(trials.stack(stage.arms))
+    self.lanes = self.layout.lay(trials.stack(stage.arms))
     # Of all folds, run or not: a trial's epochs must not depend on the others.
     longest = max(len(fold.train) for fold in study.folds)
     self.steps_per_epoch = -(-longest // training.batch_size)
@@ -154,7 +156,7 @@ class Programs:
     # Drawing weights runs once a block: compiling it well would take longer.
     self.init = jax.jit(
       functools.partial(
-        steps.init_state,
+        lanes.init,
         images=study.blank(stage.name),
         student=study.make_model(stage.name),
         regressors=regressors,
@@ -182,16 +184,14 @@ class Programs:
       carry=functools.partial(views.carry, settings=config.views),
     )
     self.step = functools.partial(
-      steps.train_step,
+      lanes.train_step,
       student=model,
       regressors=regressors,
-      objectives=objectives,
       schedule=self.schedule,
       batch_axis=self.layout.batch_axis,
     )
-    self.train_epoch = parallel.make_train_epoch(
-      self.layout, self.prepare, self.step
-    )
+    self.train_epoch = self._train_epoch_of(self.layout)
+    self._compacted = {}
     self.answer = parallel.make_answer(
       self.layout,
       functools.partial(
@@ -221,6 +221,18 @@ class Programs:
 
     self.evaluate = parallel.make_evaluate(self.layout, evaluate)
     self.predict = parallel.make_evaluate(self.layout, predict)
+
+  def _train_epoch_of(self, layout):
+    return parallel.make_train_epoch(layout, self.prepare, self.step)
+
+  def train_epoch_in(self, layout):
+    """`train_epoch` of this layout, or of a compacted one."""
+    if layout is self.layout:
+      return self.train_epoch
+    like = layout.lists, layout.turns
+    if like not in self._compacted:
+      self._compacted[like] = self._train_epoch_of(layout)
+    return self._compacted[like]
 
   def pad(self, wave):
     """A full wave: the last block again where blocks have run out."""

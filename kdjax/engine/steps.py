@@ -1,8 +1,8 @@
-"""One trial, one device: state, train step, epoch's end, evaluation.
+"""One trial, one device: state, the parts of a step, epoch's end, evaluation.
 
 Pure functions without loops or I/O. They never see the grid (`G`) or the
-devices (`D`); `parallel` lifts them. Teachers are trained by the same step:
-trials without an objective.
+devices (`D`); `lanes` makes a step of several trials of them and `parallel`
+lifts it. Teachers are trained by the same step: trials without an objective.
 """
 
 import functools
@@ -17,7 +17,6 @@ from kdjax.distill import losses
 from kdjax.distill import pathways
 from kdjax.distill import supervised
 from kdjax.distill import taps
-from kdjax.distill import trials
 from kdjax.models import pretrained
 
 
@@ -30,16 +29,24 @@ class TrialState:
   its last state.
   """
 
-  params: dict  # "student", and "regressors" by pair.
+  params: dict
   batch_stats: dict
   optimizer: optax.OptState
   sums: dict
-  best_params: dict  # Of the student alone: regressors are thrown away.
+  best_params: dict
   best_batch_stats: dict
   best_criterion: jax.Array  # What chose them; the smaller, the better.
   stale: jax.Array  # Epochs since then.
   live: jax.Array
   diverged: jax.Array
+
+
+@struct.dataclass
+class RegressorState:
+  """A regressor of a trial that has one; it is thrown away after training."""
+
+  params: dict
+  optimizer: optax.OptState
 
 
 def make_optimizer(learning_rate, weight_decay):
@@ -51,11 +58,11 @@ def make_optimizer(learning_rate, weight_decay):
 
 
 def regressor_name(pair):
-  """Key of the regressor of `pair` among the parameters."""
+  """Key of the regressor of `pair` among the states."""
   return "-".join(tap.replace("/", ".") for tap in pair)
 
 
-def init_state(key, weights, *, images, student, regressors):
+def init_state(key, weights, *, images, student):
   """A fresh trial, the same for all arms of a block.
 
   Args:
@@ -63,35 +70,21 @@ def init_state(key, weights, *, images, student, regressors):
     weights: variables to start from where not at random, or {}.
     images: `[B, H, W, C]`, only lends its shape.
     student: linen module.
-    regressors: dict from pair to linen module.
   """
   variables = pretrained.merge(student.init(key, images), weights)
-  params = {"student": variables["params"], "regressors": {}}
+  params = variables["params"]
   # Flax starts statistics in float32 whatever the rest; a step would not.
-  dtype = jnp.result_type(*jax.tree.leaves(variables["params"]))
+  dtype = jnp.result_type(*jax.tree.leaves(params))
   batch_stats = jax.tree.map(
     lambda x: x.astype(dtype), variables.get("batch_stats", {})
   )
-  if regressors:
-    student_taps = tuple({pair[0] for pair in regressors})
-    features = jax.eval_shape(
-      lambda v, x: taps.apply(student, v, x, taps=student_taps)[1],
-      variables,
-      images,
-    )
-    for pair, regressor in regressors.items():
-      blank = jnp.zeros(features[pair[0]].shape, features[pair[0]].dtype)
-      # From its name, so that the grid's other regressors do not matter.
-      name = regressor_name(pair)
-      own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-      params["regressors"][name] = regressor.init(own_key, blank)["params"]
   number = _number()
   return TrialState(
     params=params,
     batch_stats=batch_stats,
-    optimizer=make_optimizer(learning_rate=0.0, weight_decay=0.0).init(params),
+    optimizer=_begin(params),
     sums={name: jnp.zeros((), number) for name in ("train", "distill", "sup")},
-    best_params=variables["params"],
+    best_params=params,
     best_batch_stats=batch_stats,
     best_criterion=jnp.full((), jnp.inf, number),
     stale=jnp.int32(0),
@@ -100,150 +93,132 @@ def init_state(key, weights, *, images, student, regressors):
   )
 
 
-def distillation_loss(trial, student, teachers, mask, regress, objectives):
-  """The trial's objective under the trial's view, averaged to a scalar.
-
-  Every objective is computed and one kept; they are cheap next to the
-  networks, keep them so. Selecting what goes into a loss as well as what comes
-  out lets no NaN through from one that was not chosen, backward or forward.
+def init_regressors(key, *, images, student, regressors):
+  """A fresh `RegressorState` for every pair, by name.
 
   Args:
-    trial: scalars.
-    student: `(logits, features)` of the strong view.
-    teachers: the same of the teacher, one for every view that the grid uses.
-    mask: `[B, H, W]`, of the strong view.
-    regress: from a pair and a student's map to a map of the teacher's width.
-    objectives: 1, 2, ... of `trial.objective`.
+    key: of the block.
+    images: `[B, H, W, C]`, only lends its shape.
+    student: linen module.
+    regressors: dict from pair to linen module.
   """
+  if not regressors:
+    return {}
+  student_taps = tuple(dict.fromkeys(pair[0] for pair in regressors))
+  features = jax.eval_shape(
+    lambda x: taps.apply(student, student.init(key, x), x, taps=student_taps),
+    images,
+  )[1]
+  states = {}
+  for pair, regressor in regressors.items():
+    blank = jnp.zeros(features[pair[0]].shape, features[pair[0]].dtype)
+    # From its name, so that the grid's other regressors do not matter.
+    name = regressor_name(pair)
+    own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    params = regressor.init(own_key, blank)["params"]
+    states[name] = RegressorState(params, _begin(params))
+  return states
 
-  def compare(objective, chosen, student_map, teacher_maps, pair):
-    loss = losses.LOSSES[objective.loss]
+
+def supervise(params, batch_stats, trial, batch, *, student, student_taps):
+  """A student's answer to a batch, and what the masks say of it.
+
+  Supervised is cross-entropy + `soft_dice` * soft Dice.
+
+  Args:
+    params: of the student.
+    batch_stats: of the student.
+    trial: `Trial` of scalars.
+    batch: `{"image": [B, H, W, C] (strong view), "mask": [B, H, W]}`.
+    student: linen module.
+    student_taps: what to return of its features.
+
+  Returns:
+    `((loss, (logits, features)), batch_stats)`.
+  """
+  variables = {"params": params, "batch_stats": batch_stats}
+  logits, features, batch_stats = taps.apply(
+    student, variables, batch["image"], taps=student_taps, train=True
+  )
+  entropy = jnp.mean(supervised.cross_entropy(logits, batch["mask"]))
+  overlap = jnp.mean(supervised.soft_dice(logits, batch["mask"]))
+  loss = entropy + trial.numbers["soft_dice"] * overlap
+  return (loss, (logits, features)), batch_stats
+
+
+def distill(answer, weights, trial, *, teachers, mask, objective, regressors):
+  """An objective under the trial's view, averaged to a scalar.
+
+  Args:
+    answer: a student's `(logits, features)`, of which it reads its own.
+    weights: parameters of its regressors by name.
+    trial: `Trial` of scalars.
+    teachers: `(logits, features)` for every view that the grid uses.
+    mask: `[B, H, W]`, of the strong view.
+    objective: `Objective`.
+    regressors: dict from pair to linen module.
+  """
+  loss = losses.LOSSES[objective.loss]
+  num_classes = teachers[0][0].shape[-1]
+
+  def compare(student_map, teacher_maps, pair=None):
+    def regress(x):
+      own = weights[regressor_name(pair)]
+      return regressors[pair].apply({"params": own}, x)
+
     # Only the choice of the view depends on the trial, so that what is done to
     # a teacher's map is done once for all trials.
     compared = [
       pathways.PATHWAYS[objective.pathway](
         student_map,
         jax.lax.stop_gradient(teacher_map),
-        lambda x: regress(pair, x),
+        regress,
         loss.relational,
       )
       for teacher_map in teacher_maps
     ]
-    ours = compared[0][0]
     target = jax.lax.select_n(trial.view, *(x for _, x in compared))
-    classes = pathways.memberships(mask, target, student[0].shape[-1])
     each = loss.function(
-      jnp.where(chosen, ours, jnp.zeros_like(ours)),
+      compared[0][0],
       target,
       trial.numbers["temperature"],
-      classes,
+      pathways.memberships(mask, target, num_classes),
     )  # [B]
     return jnp.mean(each).astype(_number())
 
-  def value(objective, chosen):
-    if not objective.pairs:
-      teacher_maps = [logits for logits, _ in teachers]
-      return compare(objective, chosen, student[0], teacher_maps, None)
-    return sum(
-      weight
-      * compare(
-        objective,
-        chosen,
-        student[1][ours],
-        [features[theirs] for _, features in teachers],
-        (ours, theirs),
-      )
-      for ours, theirs, weight in objective.pairs
+  if not objective.pairs:
+    return compare(answer[0], [logits for logits, _ in teachers])
+  return sum(
+    weight
+    * compare(
+      answer[1][ours],
+      [features[theirs] for _, features in teachers],
+      (ours, theirs),
     )
-
-  total = jnp.zeros((), _number())
-  for i, objective in enumerate(objectives, start=1):
-    chosen = trial.objective == i
-    total = jnp.where(chosen, value(objective, chosen), total)
-  return total
+    for ours, theirs, weight in objective.pairs
+  )
 
 
-def train_step(
-  state,
-  trial,
-  count,
-  batch,
-  teachers,
-  *,
-  student,
-  regressors,
-  objectives,
-  schedule,
-  batch_axis=None,
-):
-  """One step of Adam on `(1 - alpha) * supervised + alpha * distillation`.
+def square_norm(gradients):
+  """The squared norm of a tree, a scalar; not finite where a leaf is not."""
+  return optax.tree.norm(gradients, squared=True)
 
-  Supervised is cross-entropy + `soft_dice` * soft Dice.
+
+def update(state, trial, gradients, parts, batch_stats, finite, **when):
+  """A `TrialState` after a step; the old one where it is not live.
 
   Args:
     state: `TrialState`.
     trial: `Trial` of scalars.
-    count: steps done before this one, shared by all trials of a block.
-    batch: `{"image": [B, H, W, C] (strong view), "mask": [B, H, W]}`.
-    teachers: `(logits, features)` for every view that the grid uses.
-    student: linen module.
-    regressors: dict from pair to linen module.
-    objectives: of the grid.
-    schedule: from the count to the part of the trial's learning rate.
-    batch_axis: device axis over which the batch is split, or None.
-
-  Returns:
-    The new `TrialState`; the old one where the trial is no longer live.
+    gradients: of its parameters.
+    parts: the losses of the step, as in `sums`.
+    batch_stats: new ones.
+    finite: whether losses and gradients are; if not it is live no longer.
+    **when: `count` and `schedule`, see `lanes.train_step`.
   """
-  student_taps = trials.taps(objectives, 0)
-  numbers = trial.numbers
-
-  def total_loss(params):
-    variables = {
-      "params": params["student"],
-      "batch_stats": state.batch_stats,
-    }
-    logits, features, batch_stats = taps.apply(
-      student, variables, batch["image"], taps=student_taps, train=True
-    )
-
-    def regress(pair, x):
-      weights = params["regressors"][regressor_name(pair)]
-      return regressors[pair].apply({"params": weights}, x)
-
-    entropy = jnp.mean(supervised.cross_entropy(logits, batch["mask"]))
-    overlap = jnp.mean(supervised.soft_dice(logits, batch["mask"]))
-    sup = entropy + numbers["soft_dice"] * overlap
-    distill = (
-      distillation_loss(
-        trial, (logits, features), teachers, batch["mask"], regress, objectives
-      )
-      if objectives
-      else jnp.zeros_like(sup)
-    )
-    total = (1.0 - numbers["alpha"]) * sup + numbers["alpha"] * distill
-    parts = {"train": total, "distill": distill, "sup": sup}
-    return total, (parts, batch_stats)
-
-  gradients, (parts, batch_stats) = jax.grad(total_loss, has_aux=True)(
-    state.params
-  )
-  if batch_axis:
-    gradients, parts, batch_stats = jax.lax.pmean(
-      (gradients, parts, batch_stats), batch_axis
-    )
-  # The count comes from outside, where it is not mapped over trials, so that
-  # the bias correction is one number however many trials there are.
-  updates, optimizer = make_optimizer(
-    numbers["learning_rate"] * schedule(count), numbers["weight_decay"]
-  ).update(
-    gradients, optax.tree.set(state.optimizer, count=count), state.params
-  )
-  finite = jnp.isfinite(parts["train"]) & jnp.isfinite(
-    optax.tree.norm(gradients)
-  )
+  params, optimizer = _descend(state, trial, gradients, **when)
   stepped = state.replace(
-    params=optax.apply_updates(state.params, updates),
+    params=params,
     batch_stats=batch_stats,
     optimizer=optimizer,
     sums=jax.tree.map(jnp.add, state.sums, parts),
@@ -252,6 +227,30 @@ def train_step(
     live=state.live & finite, diverged=state.diverged | (state.live & ~finite)
   )
   return _where(state.live & finite, stepped, kept)
+
+
+def relearn(state, trial, live, gradients, **when):
+  """A `RegressorState` after a step; the old one where its trial rests."""
+  return _where(
+    live, RegressorState(*_descend(state, trial, gradients, **when)), state
+  )
+
+
+def _begin(params):
+  return make_optimizer(learning_rate=0.0, weight_decay=0.0).init(params)
+
+
+def _descend(state, trial, gradients, count, schedule):
+  """A step of Adam from `state`: `(params, optimizer)`."""
+  numbers = trial.numbers
+  # The count comes from outside, where it is not mapped over trials, so that
+  # the bias correction is one number however many trials there are.
+  updates, optimizer = make_optimizer(
+    numbers["learning_rate"] * schedule(count), numbers["weight_decay"]
+  ).update(
+    gradients, optax.tree.set(state.optimizer, count=count), state.params
+  )
+  return optax.apply_updates(state.params, updates), optimizer
 
 
 def finish_epoch(state, epoch, criterion, *, max_epochs, patience):
@@ -268,7 +267,7 @@ def finish_epoch(state, epoch, criterion, *, max_epochs, patience):
   stale = jnp.where(better, 0, state.stale + state.live)
   live = state.live & (epoch < max_epochs)
   return state.replace(
-    best_params=_where(better, state.params["student"], state.best_params),
+    best_params=_where(better, state.params, state.best_params),
     best_batch_stats=_where(better, state.batch_stats, state.best_batch_stats),
     best_criterion=jnp.where(better, criterion, state.best_criterion),
     stale=stale,

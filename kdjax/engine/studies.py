@@ -123,16 +123,11 @@ class Study:
     """Zeros in the shape of one image of `role`, `[1, S, S, C]`."""
     return networks.blank(self.make_model(role), self.config)
 
-  def make_regressors(self):
-    """The regressors that the grid's objectives need, by pair of taps."""
-    pairs = dict.fromkeys(
-      pair[:2]
-      for x in trials.objectives(self.arms)
-      if x.pathway == "HReg"
-      for pair in x.pairs
-    )
+  def make_regressors(self, objectives):
+    """The regressors that `objectives` need, by pair of taps."""
+    pairs = dict.fromkeys(pair for x in objectives for pair in trials.learnt(x))
     teacher = self.make_model("teacher")
-    wanted = tuple({pair[1] for pair in pairs})
+    wanted = tuple(dict.fromkeys(pair[1] for pair in pairs))
     widths = {
       tap: feature.shape[-1]
       for tap, feature in networks.features(

@@ -9,6 +9,7 @@ import numpy as np
 
 from kdjax.distill import trials
 from kdjax.engine import interruption
+from kdjax.engine import lanes
 from kdjax.engine import stopwatch
 from kdjax.models import folding
 
@@ -45,15 +46,20 @@ class Wave:
     self.blocks = blocks
     self._steps = {block: progress[block].step for block in blocks}
     self._layout = programs.layout
-    self._trials = programs.trials
+    self._lanes = programs.lanes
+    self._train_epoch = programs.train_epoch
     self._states = start_states(programs, blocks, progress)
     self._shared = programs.remember(blocks, share(programs, blocks, teachers))
     self._resting = None
-    self.live = self._layout.gather(self._states.live)[: len(blocks)]
+    live = self._states.trials.live
+    self.live = self._layout.gather(live)[: len(blocks)]
 
   def gather(self):
-    """The states of all arms, on the host: leaves `[W, G, ...]`."""
-    return self._layout.gather(self._states, self._resting)
+    """The states of all arms, on the host: leaves `[W, G, ...]`.
+
+    A regressor's have a row for every arm that has one: `[W, R, ...]`.
+    """
+    return self._layout.gather_states(self._states, self._resting)
 
   def compact(self):
     """Lets arms that have stopped rest; returns whether that saved a place."""
@@ -62,8 +68,9 @@ class Wave:
       return False
     self._resting = self.gather()
     self._layout = layout
-    self._trials = layout.spread_arms(trials.stack(self.programs.stage.arms))
-    self._states = layout.spread(self._resting)
+    self._lanes = layout.lay(trials.stack(self.programs.stage.arms))
+    self._states = layout.spread_states(self._resting)
+    self._train_epoch = self.programs.train_epoch_in(layout)
     return True
 
   def train_epoch(self):
@@ -84,8 +91,8 @@ class Wave:
     programs, taken = self.programs, 0
     batches = programs.batches(self.blocks, self._steps)
     for part in self._layout.parts(batches):
-      self._states = programs.train_epoch(
-        self._states, self._trials, self._shared, programs.data, part
+      self._states = self._train_epoch(
+        self._states, self._lanes, self._shared, programs.data, part
       )
       # JAX queues steps, and a signal must not wait for a queue of them.
       jax.block_until_ready(self._states)
@@ -97,11 +104,10 @@ class Wave:
 
   def _finish_epoch(self):
     """Validates, keeps the best, stops trials; returns what was measured."""
-    programs, layout, states = self.programs, self._layout, self._states
+    programs, layout = self.programs, self._layout
+    states = self._states.trials
     results = _mean_over_chunks(
-      programs.evaluate(
-        states.params["student"], states.batch_stats, programs.data, chunk
-      )
+      programs.evaluate(states.params, states.batch_stats, programs.data, chunk)
       for chunk in programs.chunks(self.blocks, "val")
     )
     sums = jax.device_get(states.sums)  # Finishing the epoch empties them.
@@ -110,21 +116,22 @@ class Wave:
       for block in programs.pad(self.blocks)
     ]
     # As in training: [D, N, G'] of the terms, [D, G'] of their weight.
-    weight = np.asarray(self._trials.numbers["soft_dice"])[:, None]
+    weight = np.asarray(self._lanes.trials.numbers["soft_dice"])[:, None]
     loss = results["cross_entropy"] + weight * results["soft_dice"]
     criterion = {"loss": loss, "dice": -results["dice"]}
-    self._states = programs.finish_epoch(
+    finished = programs.finish_epoch(
       states,
       layout.spread_blocks(np.array(epochs, np.int32)),
       criterion[programs.stage.training.select],
     )
+    self._states = self._states.replace(trials=finished)
     return layout.gather(
       {
         **{f"{k}_loss": v / programs.steps_per_epoch for k, v in sums.items()},
         "val_loss": loss,
         "val_dice": results["dice"],
-        "live": self._states.live,
-        "diverged": self._states.diverged,
+        "live": finished.live,
+        "diverged": finished.diverged,
       }
     )
 
@@ -132,18 +139,26 @@ class Wave:
 def start_states(programs, wave, progress):
   """The states of a wave, fresh or as they were saved, on the devices."""
   weights = programs.study.load_weights(programs.stage.name)
-  rows = []
+  layout, found = programs.layout, []
   for block in programs.pad(wave):
-    state = jax.tree.map(
-      lambda x: np.repeat(
-        np.asarray(x)[None], len(programs.stage.arms), axis=0
-      ),
-      jax.device_get(programs.init(block.key, weights)),
+    fresh = jax.device_get(programs.init(block.key, weights))
+    states = lanes.States(
+      _repeat(fresh.trials, layout.arms),
+      {
+        name: _repeat(fresh.regressors[name], places.rows)
+        for name, places in layout.regressors.items()
+      },
     )
     if progress[block].states:
-      state = serialization.from_state_dict(state, progress[block].states)
-    rows.append(state)
-  return programs.layout.spread(stack(rows))
+      states = serialization.from_state_dict(states, progress[block].states)
+    found.append(states)
+  return layout.spread_states(stack(found))
+
+
+def _repeat(tree, rows):
+  return jax.tree.map(
+    lambda x: np.repeat(np.asarray(x)[None], rows, axis=0), tree
+  )
 
 
 def share(programs, wave, teachers):

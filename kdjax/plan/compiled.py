@@ -13,6 +13,7 @@ import time
 import jax
 import numpy as np
 
+from kdjax.engine import lanes
 from kdjax.engine import onednn
 from kdjax.engine import parallel
 from kdjax.engine import stages
@@ -194,45 +195,46 @@ def _per_step(programs, epoch):
   looped = re.search(f'{loop}"', epoch.text)
   repeats = programs.steps_per_epoch if layout.scan and not looped else 1
   flops, traffic = epoch.flops / repeats, epoch.traffic / repeats
-  # Arms in groups are a loop too; what is left over comes after it.
-  places, together = layout.arm_ids.shape[1], layout.together
-  again = layout.block_ids.shape[1] * (places // together - 1)
+  # Arms that take turns are a loop too.
+  again = layout.block_ids.shape[1] * (layout.turns - 1)
   if again and re.search(f'{loop}/[^"]*/while"', epoch.text):
-    group = _compile(
-      parallel.make_arms_step(layout, programs.step), _group(programs)
+    turn = _compile(
+      parallel.make_arms_step(layout, programs.step), _turn(programs)
     )
-    flops += again * group.flops
-    traffic += again * group.traffic
+    flops += again * turn.flops
+    traffic += again * turn.traffic
   return dataclasses.replace(epoch, flops=flops, traffic=traffic)
 
 
 def _of_all_arms(programs, evaluation):
-  """The `Cost` of evaluating all groups of arms.
+  """The `Cost` of evaluating all arms.
 
-  They are stepped in a loop, whose body the compiler counts once.
+  They may take turns in a loop, whose body the compiler counts once.
   """
-  places, together = programs.layout.arm_ids.shape[1], programs.layout.together
   if "while(" not in evaluation.text:
     return evaluation
-  times = places / (together + places % together)
+  turns = programs.layout.turns
   return dataclasses.replace(
     evaluation,
-    flops=times * evaluation.flops,
-    traffic=times * evaluation.traffic,
+    flops=turns * evaluation.flops,
+    traffic=turns * evaluation.traffic,
   )
 
 
-def _group(programs):
-  """The shapes that `parallel.make_arms_step` takes, of one block."""
-  states, trials, shared, data, batches = arguments(programs)["train_epoch"]
+def _turn(programs):
+  """The shapes that `parallel.make_arms_step` takes, of one block's turn."""
+  states, own, shared, data, batches = arguments(programs)["train_epoch"]
   batch = _shapes(batches, 3)  # From [D, T, N, ...].
   prepared = jax.eval_shape(
     programs.prepare, _shapes(shared, 2), data, batch["cases"], batch["epochs"]
   )
-  devices, arms = len(programs.layout.devices), programs.layout.together
+  devices, turns = len(programs.layout.devices), programs.layout.turns
+  turn = lambda x, axis: jax.ShapeDtypeStruct(
+    (devices, x.shape[axis] // turns, *x.shape[axis + 1 :]), x.dtype
+  )
   return (
-    _shapes(states, 3, devices, arms),
-    _shapes(trials, 2, devices, arms),
+    jax.tree.map(lambda x: turn(x, 2), states),  # From [D, N, turns * P, ...].
+    jax.tree.map(lambda x: turn(x, 1), own),  # From [D, turns * P].
     *_shapes((batch["counts"], *prepared), 0, devices),
   )
 
@@ -250,11 +252,14 @@ def arguments(programs):
   wave = list(study.blocks[: layout.wave])
   batches = programs.batches(wave, dict.fromkeys(wave, 0))
   devices, blocks = layout.block_ids.shape
-  arms = layout.arm_ids.shape[1]
-
   spread = lambda tree, *lead: _shapes(tree, 0, devices, *lead)
   key = study.blocks[0].key
-  states = spread(jax.eval_shape(programs.init, key, {}), blocks, arms)
+  fresh = jax.eval_shape(programs.init, key, {})
+  trials = spread(fresh.trials, blocks, layout.arm_ids.shape[1])
+  regressors = {
+    name: spread(fresh.regressors[name], blocks, places.ids.shape[1])
+    for name, places in layout.regressors.items()
+  }
   shared = {
     "key": spread(jax.eval_shape(lambda: key), blocks),
     "teacher": spread(teacher_shapes(study), blocks) if stage.teacher else {},
@@ -262,20 +267,20 @@ def arguments(programs):
   epochs = spread(jax.ShapeDtypeStruct((), np.int32), blocks)
   return {
     "train_epoch": (
-      states,
-      programs.trials,
+      lanes.States(trials, regressors),
+      programs.lanes,
       # The teacher's answers, where they are asked for once.
       jax.eval_shape(functools.partial(programs.remember, wave), shared),
       programs.data,
       layout.parts(batches)[0],
     ),
     "evaluate": (
-      states.params["student"],
-      states.batch_stats,
+      trials.params,
+      trials.batch_stats,
       programs.data,
       next(iter(programs.chunks(wave, "val"))),
     ),
-    "finish_epoch": (states, epochs, states.best_criterion),
+    "finish_epoch": (trials, epochs, trials.best_criterion),
   }
 
 

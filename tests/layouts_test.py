@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.engine import parallel
+from kdjax.engine import layouts
 from kdjax.errors import UserError
 
 
@@ -24,8 +24,12 @@ class Device:
 )
 def test_every_trial_has_a_place(arms, blocks, devices, at_once):
   batch = 16 * devices
-  layout = parallel.make_layout(
-    arms, blocks, batch, blocks_at_once=at_once, devices=[Device()] * devices
+  layout = layouts.make_layout(
+    [None] * arms,
+    blocks,
+    batch,
+    blocks_at_once=at_once,
+    devices=[Device()] * devices,
   )
   assert len(layout.devices) <= devices
   assert layout.split_batch == (arms * blocks < devices)
@@ -59,7 +63,9 @@ def test_every_trial_has_a_place(arms, blocks, devices, at_once):
 def test_trials_go_where_the_last_is_done_soonest(
   arms, blocks, devices, over_blocks, places
 ):
-  layout = parallel.make_layout(arms, blocks, 8, devices=[Device()] * devices)
+  layout = layouts.make_layout(
+    [None] * arms, blocks, 8, devices=[Device()] * devices
+  )
   assert len(np.unique(layout.block_ids, axis=0)) == over_blocks
   assert layout.arm_ids.shape[1] == places
   # None computes only what another computes too.
@@ -71,8 +77,8 @@ def test_trials_go_where_the_last_is_done_soonest(
   ("arms", "blocks", "devices"), [(13, 3, 1), (13, 3, 4), (5, 1, 4), (1, 1, 4)]
 )
 def test_gather_is_the_inverse_of_spread(arms, blocks, devices):
-  layout = parallel.make_layout(
-    arms, blocks, 8, devices=jax.devices()[:devices]
+  layout = layouts.make_layout(
+    [None] * arms, blocks, 8, devices=jax.devices()[:devices]
   )
   tree = np.arange(layout.wave * arms * 2).reshape(layout.wave, arms, 2)
   np.testing.assert_array_equal(layout.gather(layout.spread(tree)), tree)
@@ -95,7 +101,7 @@ def test_a_compacted_layout_holds_what_lives_and_rests_the_others(
   arms, blocks, devices, kept, places
 ):
   devices = (jax.devices() * 2)[:devices]
-  layout = parallel.make_layout(arms, blocks, 8, devices=devices)
+  layout = layouts.make_layout([None] * arms, blocks, 8, devices=devices)
   live = np.arange(arms)[-kept:]
   smaller = layout.keep(live)
   assert smaller.arm_ids.shape == (len(layout.devices), places)
@@ -108,7 +114,9 @@ def test_a_compacted_layout_holds_what_lives_and_rests_the_others(
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_what_was_compacted_away_is_gathered_from_where_it_rests(devices):
-  layout = parallel.make_layout(13, 3, 8, devices=jax.devices()[:devices])
+  layout = layouts.make_layout(
+    [None] * 13, 3, 8, devices=jax.devices()[:devices]
+  )
   smaller = layout.keep(np.array([2, 7, 11]))
   shape = (layout.wave, 13, 2)
   resting = np.arange(np.prod(shape)).reshape(shape)
@@ -123,9 +131,9 @@ def test_what_was_compacted_away_is_gathered_from_where_it_rests(devices):
 
 def test_batches_are_whole_or_split():
   batches = np.arange(1 * 3 * 8).reshape(1, 3, 8)  # [W, T, B]
-  whole = parallel.make_layout(13, 1, 8, devices=jax.devices())
+  whole = layouts.make_layout([None] * 13, 1, 8, devices=jax.devices())
   assert whole.spread_batches(batches).shape == (4, 3, 1, 8)
-  split = parallel.make_layout(1, 1, 8, devices=jax.devices())
+  split = layouts.make_layout([None] * 1, 1, 8, devices=jax.devices())
   parts = split.spread_batches(batches)
   assert split.spread_batches(batches[:, :, 0]).shape == (4, 3, 1)
   assert parts.shape == (4, 3, 1, 2)
@@ -136,4 +144,4 @@ def test_batches_are_whole_or_split():
 
 def test_a_batch_that_does_not_split_is_refused():
   with pytest.raises(UserError, match="batch_size=6 does not split over 4"):
-    parallel.make_layout(1, 1, 6, devices=jax.devices())
+    layouts.make_layout([None] * 1, 1, 6, devices=jax.devices())
