@@ -72,8 +72,8 @@ class Grid:
   teachers: dict
   students: dict
 
-  def assert_equal_in(self, workdir, arms=SOME, folds=(0, 1), **engine):
-    """Trains `arms` in another layout and compares them with the grid's."""
+  def train(self, workdir, arms=SOME, folds=(0, 1), **engine):
+    """Trains `arms` of the grid's teachers; the best students by trial."""
     config = self.study.config.copy_and_resolve_references().unlock()
     config.folds = folds
     config.engine.update(engine)
@@ -81,7 +81,11 @@ class Grid:
     with jax.enable_x64(True):
       trained = loop.run_stage(study, study.student_stage, self.teachers)
     assert len(trained) == len(folds)
-    for trial, state in named(study, trained).items():
+    return named(study, trained)
+
+  def assert_equal_in(self, workdir, *arguments, **settings):
+    """Trains arms in another layout and compares them with the grid's."""
+    for trial, state in self.train(workdir, *arguments, **settings).items():
       jax.tree.map(assert_close, state, self.students[trial])
 
 
@@ -122,6 +126,38 @@ def test_four_devices_share_trials_and_change_nothing(
   assert len(layout.devices) == 4
   assert not layout.split_batch
   grid.assert_equal_in(tmp_path)
+
+
+@pytest.mark.slow
+def test_regressors_stopped_on_four_devices_go_on_on_one(
+  grid, on_devices, tmp_path, monkeypatch
+):
+  """They are saved by arm, wherever they were."""
+
+  class Killed(Exception):
+    pass
+
+  def kill():
+    raise Killed
+
+  arms = (*SOME[2:], "HReg_MSE", "HReg_MSE_WAug")
+  on_devices(4)
+  with monkeypatch.context() as patch:
+    patch.setattr(interruption, "hold", lambda: True)  # In the first step.
+    patch.setattr(interruption, "release", kill)
+    with pytest.raises(Killed):
+      grid.train(tmp_path, arms)
+  saved = checkpoint.read(tmp_path / "checkpoints/student/fold0-seed0")
+  assert saved.step == 1
+  (regressors,) = saved.states["regressors"].values()
+  assert {len(x) for x in jax.tree.leaves(regressors["params"])} == {3}
+  on_devices(1)
+  moved = grid.train(tmp_path, arms)
+  alone = grid.train(tmp_path / "alone", arms)
+  for trial, state in alone.items():
+    jax.tree.map(assert_close, state, moved[trial])
+    if trial in grid.students:
+      jax.tree.map(assert_close, state, grid.students[trial])
 
 
 @pytest.mark.slow

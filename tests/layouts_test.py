@@ -7,12 +7,15 @@ import jax
 import numpy as np
 import pytest
 
+from kdjax.distill import trials
+from kdjax.engine import lanes
 from kdjax.engine import layouts
 from kdjax.errors import UserError
 
 
 class Device:
   platform = "cpu"
+  local_hardware_id = None  # It is not there: nothing is put on it.
 
 
 @settings(deadline=None, max_examples=200)
@@ -71,6 +74,70 @@ def test_trials_go_where_the_last_is_done_soonest(
   # None computes only what another computes too.
   shards = len(layout.devices) // over_blocks
   assert (shards - 1) * places < arms
+
+
+HREG = [trials.Objective("HReg", loss, ((*"ab", 1.0),)) for loss in "xy"]
+OBJECTIVES = (None, trials.Objective("L", "x", ()), *HREG)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+  objectives=st.lists(st.sampled_from(OBJECTIVES), min_size=1, max_size=30),
+  devices=st.integers(1, 8),
+  at_once=st.integers(0, 5),
+)
+def test_what_is_stepped_together_has_its_list_and_its_regressors(
+  objectives, devices, at_once
+):
+  layout = layouts.make_layout(
+    objectives, 1, 840, arms_at_once=at_once, devices=[Device()] * devices
+  )
+  assert layout.together <= (at_once or len(objectives))
+  own = layout.lay(trials.Trial(np.arange(len(objectives)), {}))
+  turns = layout.arm_ids.reshape(-1, layout.together)
+  having = [i for i, x in enumerate(objectives) if x in HREG]
+  held = layout.regressors
+  assert set(held) == ({"a-b"} if having else set())
+  for number, (turn, which) in enumerate(
+    zip(turns, np.asarray(own.list).flat, strict=True)
+  ):
+    kinds = layout.lists[which]
+    assert kinds == tuple(objectives[arm] for arm in turn)
+    grouped = lanes.groups(kinds)
+    assert len(grouped) == len(set(kinds))  # Like by like.
+    for group in grouped:
+      for name, part in group.regressors.items():
+        rows = held[name].ids.reshape(len(turns), -1)[number][part]
+        owners = np.asarray(own.owners[name]).reshape(len(turns), -1)[number]
+        lane = np.arange(layout.together)[group.lanes]
+        np.testing.assert_array_equal(owners[part], lane)
+        assert [having[row] for row in rows] == turn[group.lanes].tolist()
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_regressors_come_back_from_where_their_arms_are(devices):
+  objectives = [None, *HREG, OBJECTIVES[1], HREG[0]] * 2
+  layout = layouts.make_layout(
+    objectives, 1, 8, arms_at_once=2, devices=jax.devices()[:devices]
+  )
+  states = lanes.States(
+    np.arange(10.0).reshape(1, 10),
+    {"a-b": np.arange(12.0).reshape(1, 6, 2)},
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    layout.gather_states(layout.spread_states(states)),
+    states,
+  )
+  smaller = layout.keep(np.array([1, 3]))  # Of the regressors, the first.
+  moved = smaller.gather_states(
+    smaller.spread_states(jax.tree.map(np.negative, states)), states
+  )
+  signs = np.sign(moved.regressors["a-b"][0, :, 1])
+  kept = set(smaller.arm_ids.flat)
+  assert {1, 3} <= kept
+  having = [i for i, x in enumerate(objectives) if x in HREG]
+  assert [s < 0 for s in signs] == [arm in kept for arm in having]
 
 
 @pytest.mark.parametrize(
