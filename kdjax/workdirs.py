@@ -167,11 +167,10 @@ def per_case(workdir):
   path = there(workdir, PER_CASE)
   try:
     # A case may be called "007" or "NA", so words stay words.
-    frame = pd.read_csv(
-      io.BytesIO(path.read_bytes()),
+    frame = _frame(
+      path,
+      dict.fromkeys(numbers, ["", "nan", "NaN"]),
       dtype=dict.fromkeys(_WORDS, str) | dict.fromkeys(numbers, float),
-      keep_default_na=False,
-      na_values=dict.fromkeys(numbers, ["", "nan", "NaN"]),
     )
     damage = _damage(frame)
   except (OSError, ValueError) as error:
@@ -219,13 +218,12 @@ def history(workdir):
   """
   path = there(workdir, HISTORY)
   try:
-    frame = pd.read_csv(
-      io.BytesIO(path.read_bytes()),
+    frame = _frame(
+      path,
+      dict.fromkeys(SCALARS, ["nan"]),
       dtype={"stage": str, "arm": str}
       | dict.fromkeys((*_TRIAL, "epoch"), int)
       | dict.fromkeys(SCALARS, float),
-      keep_default_na=False,
-      na_values=dict.fromkeys(SCALARS, ["nan"]),
     )
     frame[["stage", "arm", *_TRIAL, "epoch"]]
     if "live" in frame and not frame["live"].isin((0, 1)).all():
@@ -243,12 +241,7 @@ def efficiency(workdir):
   """
   path = there(workdir, EFFICIENCY)
   try:
-    frame = pd.read_csv(
-      io.BytesIO(path.read_bytes()),
-      index_col="model",
-      keep_default_na=False,
-      na_values=dict.fromkeys(COSTS, [""]),
-    )
+    frame = _frame(path, dict.fromkeys(COSTS, [""]), index_col="model")
     return frame.reindex(columns=list(COSTS)).astype(float)
   except (ValueError, LookupError, TypeError) as error:
     raise _damaged(path, error) from error
@@ -296,6 +289,16 @@ def pairs(workdir):
     ):
       raise _damaged(path)
   return found
+
+
+def _frame(path, blanks, **options):
+  """A table as pandas reads it, where nothing is NaN but `blanks` by column."""
+  return pd.read_csv(
+    io.BytesIO(path.read_bytes()),
+    keep_default_na=False,
+    na_values=blanks,
+    **options,
+  )
 
 
 def has(workdir, name):

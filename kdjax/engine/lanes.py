@@ -268,7 +268,7 @@ def _distill_groups(distill, grouped, own, answers, weights):
     none = lambda x, lanes=group.lanes: jnp.zeros_like(x[lanes])
     to_logits.append(none(logits) if read[0] is None else read[0])
     for tap, x in features.items():
-      to_features[tap].append(read[1].get(tap, none(x)))
+      to_features[tap].append(read[1][tap] if tap in read[1] else none(x))
     for name, x in learnt.items():
       to_weights[name].append(x)
   return (
