@@ -147,7 +147,7 @@ def test_named_cases_are_drawn_instead(workdirs):
   [
     ([], "name a workdir"),
     (["{}", "--cases", "nobody"], "nobody is not a test case"),
-    (["/nowhere"], "no config.json"),
+    (["/nowhere"], "/nowhere/config.json: no such file; train there first"),
   ],
 )
 def test_errors_are_a_line_with_the_way_out(workdirs, capsys, arguments, said):
