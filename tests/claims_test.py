@@ -17,17 +17,24 @@ ROW = {
   "difference": 0.0,
   "ci_low": -0.01,
   "ci_high": 0.01,
-  "group_holm_p": 0.5,
-  "group_equivalent_p": 0.5,
+  "holm_p": 0.5,
+  "equivalent_p": 0.5,
   "groups": 99,
   "fold_low": -0.01,
   "fold_high": 0.01,
-  "corrected_low": math.nan,
-  "corrected_high": math.nan,
+  "networks_low": -0.01,
+  "networks_high": 0.01,
 }
-FOLDS = {"fold_low": 0.01, "fold_high": 0.05}
-ABOVE = ROW | FOLDS | {"ci_low": 0.01, "ci_high": 0.05, "group_holm_p": 0.01}
-EQUAL = ROW | {"group_equivalent_p": 0.01}
+ABOVE = ROW | {
+  "ci_low": 0.01,
+  "ci_high": 0.05,
+  "holm_p": 0.01,
+  "fold_low": 0.01,
+  "fold_high": 0.05,
+  "networks_low": 0.02,
+  "networks_high": 0.03,
+}
+EQUAL = ROW | {"equivalent_p": 0.01}
 YES, NO, OPEN = (
   verdicts.SUPPORTED,
   verdicts.NOT_SUPPORTED,
@@ -35,22 +42,22 @@ YES, NO, OPEN = (
 )
 
 
-def over_splits(low, high):
-  return {"corrected_low": low, "corrected_high": high}
+def networks(low, high):
+  return {"networks_low": low, "networks_high": high}
 
 
 @pytest.mark.parametrize(
   "change, sign",
   [
     ({}, 1),
-    ({"group_holm_p": 0.06}, 0),
-    ({"group_holm_p": math.nan}, 0),
+    ({"holm_p": 0.06}, 0),
+    ({"holm_p": math.nan}, 0),
     ({"ci_low": -0.01}, 0),
     ({"fold_low": -0.01}, 0),  # One fold disagrees.
     ({"groups": 19}, 0),
     ({"ci_low": 0.03, "ci_high": 0.03}, 0),  # No spread at all.
-    (over_splits(-0.1, 0.2), 0),
-    (over_splits(0.01, 0.2), 1),
+    (networks(-0.01, 0.06), 0),
+    (networks(0.001, 0.06), 1),
   ],
 )
 def test_a_difference_is_shown_only_if_all_agree(change, sign):
@@ -63,12 +70,12 @@ def test_a_difference_is_shown_only_if_all_agree(change, sign):
   "change, equal",
   [
     ({}, True),
-    ({"group_equivalent_p": 0.06}, False),
-    ({"group_equivalent_p": math.nan}, False),
+    ({"equivalent_p": 0.06}, False),
+    ({"equivalent_p": math.nan}, False),
     ({"fold_high": 0.021}, False),
     ({"groups": 19}, False),
-    (over_splits(-0.1, 0.1), False),
-    (over_splits(-0.015, 0.015), True),
+    (networks(-0.01, 0.021), False),
+    (networks(-0.015, 0.015), True),
   ],
 )
 def test_equality_is_shown_only_if_all_agree(change, equal):
@@ -84,7 +91,7 @@ def test_equality_is_shown_only_if_all_agree(change, equal):
     ({"fold_high": 0.03}, 0.06, (-0.01, 0.02), NO),
     ({"fold_high": 0.03}, math.nan, (-0.01, 0.02), NO),
     ({"fold_high": 0.03, "groups": 19}, 0.06, (-0.01, 0.02), OPEN),
-    ({"fold_high": 0.03} | over_splits(-0.1, 0.1), 0.06, (-0.01, 0.02), OPEN),
+    ({"fold_high": 0.03} | networks(0.01, 0.05), 0.06, (-0.01, 0.02), OPEN),
     ({"fold_low": -0.01}, 0.01, (0.005, 0.055), OPEN),
     ({"fold_high": 0.03}, 0.01, (0.005, 0.02), YES),  # Less than claimed.
   ],
@@ -103,8 +110,8 @@ def test_better_is_refused_only_where_the_claimed_effect_is_left_out(
     (ABOVE, 0.9, (0.005, 0.06), OPEN),  # Different, perhaps by little.
     (ABOVE, 0.9, (0.021, 0.06), NO),
     (ABOVE | {"fold_low": -0.001}, 0.9, (0.021, 0.06), OPEN),
-    (ABOVE | over_splits(-0.1, 0.2), 0.9, (0.021, 0.06), OPEN),
-    (ABOVE | over_splits(0.021, 0.2), 0.9, (0.021, 0.06), NO),
+    (ABOVE | networks(-0.01, 0.06), 0.9, (0.021, 0.06), OPEN),
+    (ABOVE | networks(0.001, 0.06), 0.9, (0.021, 0.06), NO),
     (ABOVE | {"groups": 19}, 0.9, (0.021, 0.06), OPEN),
   ],
 )
@@ -167,7 +174,7 @@ def test_a_fold_that_disagrees_leaves_a_claim_open(tmp_path):
   frame.loc[odd, "dice"] = (frame.loc[odd, "dice"] + 0.1).clip(upper=1)
   simulated.workdir(tmp_path, frame)
   found = results.compute(tmp_path, config, simulated.ARMS)
-  assert found.lift["group_p"] < 0.001
+  assert found.lift["group_p"] < 0.001 < found.lift["anew_p"]
   assert found.claims["verdict"][0] == OPEN
   assert "is not decided" in found.answer[0]
   assert found.winners() == []
@@ -218,11 +225,32 @@ def test_luck_of_the_split_is_not_taken_for_an_effect(tmp_path):
   effects = simulated.effects(lift=0.02, kld=0.0)
   holdout = simulated.config(splits={"kind": "holdout"})
   found = study(tmp_path, effects, holdout, **sizes)
-  by_case = (found.comparisons["group_holm_p"] < 0.05).sum()
+  by_case = (found.comparisons["group_p"] < 0.05 / 12).sum()
   shown = sum(map(abs, map(verdicts.shown, found.arm_rows())))
   assert by_case >= 6
   assert shown <= 2
-  assert "trained anew on other splits" in found.answer[0]
+  assert "is not decided" in found.answer[0]
+
+
+@pytest.mark.parametrize(
+  "sizes, spoken",
+  [
+    ({"folds": 1}, "these networks alone"),
+    ({"folds": 1, "seeds": 3}, "networks trained on this one fold"),
+  ],
+)
+def test_one_fold_decides_no_claim_and_says_of_whom_it_speaks(
+  tmp_path, sizes, spoken
+):
+  found = study(tmp_path, simulated.effects(), cases=300, **sizes)
+  assert len(found.winners()) == 12
+  assert set(found.claims["verdict"]) == {OPEN}
+  assert found.claims["sentence"][:6].str.contains(spoken).all()
+  assert found.answer[0].startswith(f"Of {spoken}: distillation lifts")
+  assert spoken in found.notes[0] or "on its cases" in found.notes[0]
+  alone = "seeds" not in sizes
+  assert ("<0.001\N{DEGREE SIGN}" in found.text) == alone
+  assert ("<0.001**" in found.text) != alone
 
 
 def test_a_grid_without_the_claimed_arms_says_what_it_lacks(tmp_path):

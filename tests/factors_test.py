@@ -6,6 +6,7 @@ from scipy import stats
 
 from kdjax.distill import trials
 from kdjax.report import factors
+from kdjax.report import paired
 from tests import simulated
 
 LEVELS = factors.of_arms(simulated.ARMS)
@@ -28,7 +29,9 @@ def test_only_axes_that_vary_are_factors():
 
 
 def test_contrasts_are_differences_of_marginal_means(frame):
-  found = factors.contrasts(frame, LEVELS).set_index(["level", "against"])
+  found = factors.contrasts(paired.make(frame), LEVELS).set_index(
+    ["level", "against"]
+  )
   scores = table(frame)
   mean = lambda part: scores[[x for x in scores if part(x)]].mean(axis=1)
   kld = mean(lambda x: "KLD" in x) - mean(lambda x: "MSE" in x)
@@ -39,8 +42,9 @@ def test_contrasts_are_differences_of_marginal_means(frame):
   hidden = mean(lambda x: x.startswith("H_")) - mean(lambda x: x[:2] == "L_")
   assert found.loc[("H", "L"), "difference"] == pytest.approx(hidden.mean())
   assert len(found) == 3 + 1 + 1
-  np.testing.assert_array_less(found["group_p"] - 1e-15, found["holm_p"])
-  assert row["holm_p"] == pytest.approx(5 * row["group_p"])  # The smallest.
+  assert row["p"] == max(row["group_p"], row["anew_p"])
+  np.testing.assert_array_less(found["p"] - 1e-15, found["holm_p"])
+  assert row["holm_p"] == pytest.approx(5 * row["p"])  # The smallest.
 
 
 def test_levels_are_compared_among_arms_alike_in_the_rest():
@@ -48,7 +52,7 @@ def test_levels_are_compared_among_arms_alike_in_the_rest():
   frame = simulated.per_case(
     np.random.default_rng(0), {"L_MSE": 0.0, "H_MSE": 0.1, "H_KLD": 0.5}
   )
-  found = factors.contrasts(frame, LEVELS)
+  found = factors.contrasts(paired.make(frame), LEVELS)
   found = found.set_index(["level", "against"])
   assert found.loc[("H", "L"), "arms"] == 2
   assert found.loc[("H", "L"), "difference"] == pytest.approx(0.1, abs=0.03)
@@ -64,7 +68,7 @@ def test_an_axis_that_a_pathway_does_not_read_does_not_part_it():
   assert levels.loc["L_MSE", "pair"] == ""
   rng = np.random.default_rng(0)
   frame = simulated.per_case(rng, {arm.name: 0.0 for arm in arms})
-  found = factors.contrasts(frame, levels)
+  found = factors.contrasts(paired.make(frame), levels)
   counts = found.set_index(["level", "against"])["arms"].to_dict()
   assert counts == {
     ("H", "L"): 6,  # A pathway's two losses, at both pairs for H.
@@ -85,7 +89,9 @@ def test_a_loss_without_temperature_meets_the_other_at_all_of_its():
   assert levels.loc["L_KLD_tau4", "temperature"] == "4"
   effects = {x.name: 0.1 * (x.numbers["temperature"] == 4) for x in arms}
   frame = simulated.per_case(np.random.default_rng(0), effects)
-  found = factors.contrasts(frame, levels).set_index(["level", "against"])
+  found = factors.contrasts(paired.make(frame), levels).set_index(
+    ["level", "against"]
+  )
   # Each pathway's MSE against its KLD at both temperatures.
   assert found.loc[("KLD", "MSE"), "arms"] == 9
   assert found.loc[("KLD", "MSE"), "difference"] == pytest.approx(
@@ -137,5 +143,5 @@ def test_a_model_that_cannot_be_fitted_says_so(frame):
 def test_one_arm_has_no_factors():
   frame = simulated.per_case(np.random.default_rng(0), {"L_MSE": 0.0})
   levels = factors.of_arms([x for x in simulated.ARMS if x.name == "L_MSE"])
-  assert factors.contrasts(frame, levels).empty
+  assert factors.contrasts(paired.make(frame), levels).empty
   assert factors.mixed_model(frame, levels).empty

@@ -51,18 +51,6 @@ def test_what_has_no_spread_or_no_groups_says_so():
     assert all(map(math.isnan, intervals.of_mean(values, list(groups))))
 
 
-def test_holdouts_widen_by_nadeau_and_bengio():
-  # Two degrees of freedom: t(0.975) = 4.3027, P(|T| > t) = 1 - t/sqrt(2 + t^2).
-  means, ratio = [0.02, 0.04, 0.06], 33 / 130
-  scale = 0.02 * math.sqrt(1 / 3 + 33 / 130)
-  t = 0.04 / scale
-  low, high, p = intervals.of_holdouts(means, ratio)
-  assert (low + high) / 2 == pytest.approx(0.04)
-  assert (high - low) / 2 == pytest.approx(4.302653 * scale)
-  assert p == pytest.approx(1 - t / math.sqrt(2 + t**2))
-  assert all(map(math.isnan, intervals.of_holdouts([0.1], ratio)))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_interval_covers_the_truth_19_times_in_20(size):

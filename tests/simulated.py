@@ -37,6 +37,7 @@ def per_case(
   tests=None,
   own=0.06,
   split=0.0,
+  luck=0.0,
   clip=True,
 ):
   """A frame of per_case.csv whose true differences are those of `effects`.
@@ -49,6 +50,7 @@ def per_case(
     tests: test cases of a fold, drawn anew each; None tests each case once.
     own: deviation of what is a model's own on a case.
     split: deviation of what is a model's own in a fold.
+    luck: deviation of what is a model's own in a fold and seed.
     clip: whether Dice stays in [0, 1], which bends the true differences.
   """
   groups = np.arange(cases) // group_size
@@ -61,10 +63,10 @@ def per_case(
   for model, effect in effects.items():
     at = rng.normal(0, own * 0.8, groups.max() + 1)[groups]
     for fold, test in enumerate(rounds):
-      luck = rng.normal(0, split)
+      level = 0.7 + effect + rng.normal(0, split)
       for seed in range(seeds):
-        noise = rng.normal(0, own * 0.6, len(test))
-        dice = 0.7 + effect + hard[test] + at[test] + luck + noise
+        noise = rng.normal(0, own * 0.6, len(test)) + rng.normal(0, luck)
+        dice = level + hard[test] + at[test] + noise
         dice = np.clip(dice, 0, 1) if clip else dice
         tables.append(
           pd.DataFrame(
@@ -158,6 +160,7 @@ def workdir(path, frame, settings=None, name="phantom"):
   for _, rows in frame.groupby("fold"):
     test = sorted(set(rows["case"]))
     rest = [x for x in cases if x not in set(test)]
+    rest = rest or [f"other{x}" for x in range(10)]
     cut = len(rest) // 5
     folds.append({"train": rest[cut:], "val": rest[:cut], "test": test})
   record = {"name": name, "version": "1.0.0", "fingerprint": "0" * 64}

@@ -153,9 +153,11 @@ def test_a_constant_difference_is_not_tested_for_equivalence():
 
 def test_smallest_detectable_has_the_power_that_it_promises():
   rng = np.random.default_rng(0)
-  noise = rng.normal(size=40)
-  noise = (noise - noise.mean()) / noise.std(ddof=1)
-  size = statistics.smallest_detectable(noise, np.zeros(40), alpha=0.05)
-  draws = rng.normal(size, 1, (4000, 40))
-  power = np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05)
-  assert power == pytest.approx(0.8, abs=0.02)  # Three standard errors.
+  for count in (3, 40):
+    error, freedom = 1 / math.sqrt(count), count - 1
+    size = statistics.smallest_detectable(error, freedom, alpha=0.05)
+    draws = rng.normal(size, 1, (4000, count))
+    power = np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05)
+    assert power == pytest.approx(0.8, abs=0.02)  # Three standard errors.
+  assert math.isnan(statistics.smallest_detectable(0.0, 5))
+  assert math.isnan(statistics.smallest_detectable(0.1, math.nan))

@@ -4,7 +4,6 @@ import itertools
 import tempfile
 
 from etils import epath
-import tensorboardX
 
 from kdjax import files
 from kdjax import workdirs
@@ -34,6 +33,9 @@ def _write_trial(folder, rows):
   old = list(folder.glob("events.*")) if folder.exists() else []
   if any(path.name.endswith(suffix) for path in old):
     return
+  # It takes PyTorch along where that is installed, which takes seconds.
+  import tensorboardX
+
   # Elsewhere first: the writer knows no buckets.
   with tempfile.TemporaryDirectory() as place:
     with tensorboardX.SummaryWriter(place, filename_suffix=suffix) as writer:

@@ -1,10 +1,7 @@
 """Intervals of a mean over cases that are not independent.
 
-Two questions, two answers. `of_mean`: these networks, other patients; it
-resamples whole groups, so that near-duplicates and cases tested in several
-folds are not counted twice. `of_holdouts`: networks trained anew on another
-split; it takes the folds' means and widens for the overlap of their training
-cases.
+They are of these networks on other patients: whole groups are resampled, so
+that near-duplicates and cases tested in several folds are not counted twice.
 """
 
 import warnings
@@ -59,32 +56,3 @@ def of_mean(values, groups, level=0.95, resamples=RESAMPLES):
     )
   low, high = found.confidence_interval
   return float(low), float(high)
-
-
-def of_holdouts(means, ratio, level=0.95):
-  """Interval and p of a mean over repeated hold-outs, `[J]` to three floats.
-
-  Student's t on J - 1 degrees of freedom with the variance (1/J + ratio) s^2,
-  since training sets of random splits overlap (Nadeau and Bengio,
-  https://doi.org/10.1023/A:1024068626366). Neither scipy nor statsmodels has
-  it.
-
-  Args:
-    means: the mean difference in each hold-out.
-    ratio: test cases over training cases of a hold-out, in (0, inf).
-    level: of confidence, in (0, 1).
-
-  Returns:
-    `(low, high, p)`; NaN for fewer than two hold-outs.
-  """
-  means = np.asarray(means, float)
-  means = means[~np.isnan(means)]
-  if len(means) < 2:
-    return float("nan"), float("nan"), float("nan")
-  centre = np.mean(means)
-  scale = np.sqrt((1 / len(means) + ratio) * np.var(means, ddof=1))
-  if scale == 0:
-    return float(centre), float(centre), float(centre == 0)
-  law = stats.t(len(means) - 1, centre, scale)
-  p = 2 * stats.t.sf(abs(centre) / scale, len(means) - 1)
-  return *map(float, law.interval(level)), float(p)

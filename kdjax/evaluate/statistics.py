@@ -9,8 +9,9 @@ difference.
 import warnings
 
 import numpy as np
+from scipy import optimize
+from scipy import special
 from scipy import stats
-from statsmodels.stats import power as powers
 from statsmodels.stats import weightstats
 
 
@@ -100,24 +101,42 @@ def equivalence(first, second, margin):
   return float(weightstats.ttost_paired(difference, zeros, -margin, margin)[0])
 
 
-def smallest_detectable(first, second, alpha=0.05, power=0.8):
-  """Mean difference that a paired t-test would show, `[n]` twice to a float.
+def error_of_mean(values):
+  """Standard error of a mean and its degrees of freedom, `[n]` to two floats.
 
-  The true difference at which a two-sided test at `alpha` has `power`, given
-  the spread of the differences that was found; the values' own unit.
+  NaN for fewer than two values and where all are equal: no spread, no error.
   """
-  difference = differences(first, second)
-  if len(difference) < 3 or np.ptp(difference) == 0:
+  values = np.asarray(values, float)
+  if len(values) < 2 or np.ptp(values) == 0:
+    return float("nan"), float("nan")
+  error = float(np.std(values, ddof=1) / np.sqrt(len(values)))
+  return error, float(len(values) - 1)
+
+
+def smallest_detectable(error, freedom, alpha=0.05, power=0.8):
+  """The true mean at which a two-sided t-test at `alpha` has `power`.
+
+  Args:
+    error: standard error of the mean, whose unit the result has.
+    freedom: its degrees of freedom, in (0, inf).
+    alpha: level, in (0, 1).
+    power: in (0, 1).
+
+  Returns:
+    NaN where there is no spread.
+  """
+  if not error > 0 or not freedom > 0:
     return float("nan")
-  with warnings.catch_warnings():
-    # A root that is not found comes back as NaN or is refused below.
-    warnings.simplefilter("ignore")
-    found = powers.TTestPower().solve_power(
-      nobs=len(difference), alpha=alpha, power=power
-    )
-  found = float(np.ravel(found)[0])
-  spread = float(np.std(difference, ddof=1))
-  return found * spread if found > 0 else float("nan")
+  limit = stats.t.isf(alpha / 2, freedom)
+  # Normal given the spread that is found, hence averaged over that one's
+  # quantiles: scipy's noncentral t fails at few degrees and small levels, and
+  # statsmodels' power with it.
+  quantiles = (np.arange(2000) + 0.5) / 2000
+  far = limit * np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom)
+  lacking = lambda shift: (
+    np.mean(special.ndtr(shift - far) + special.ndtr(-shift - far)) - power
+  )
+  return float(error * optimize.brentq(lacking, 0.0, far.max() + 10))
 
 
 def differences(first, second):

@@ -8,6 +8,7 @@ from kdjax.evaluate import intervals
 from kdjax.evaluate import statistics
 from kdjax.report import cells
 from kdjax.report import comparisons
+from kdjax.report import paired
 from kdjax.report import rows
 from kdjax.report import style
 from kdjax.report import verdicts
@@ -27,9 +28,9 @@ COLUMNS = (
   "difference",
   "ci_low",
   "ci_high",
-  "group_holm_p",
+  "holm_p",
 )
-CHANGES = ("model", "workdir", "against", *comparisons.GROUPED)
+CHANGES = ("model", "workdir", "against", *comparisons.KEPT)
 
 
 def collect(found):
@@ -82,20 +83,37 @@ def changes(found):
       a, b = found[first], found[second]
       if not _paired(a, b):
         continue
-      family = []
-      for model in a.models:
-        if model in a.scores and model in b.scores:
-          sides = a.scores[model].align(b.scores[model], join="inner")
-          groups = rows.groups(a.per_case, sides[0].index)
-          row = comparisons.compare(*sides, groups, a.margin, ratio=a.ratio)
-          family.append(
-            {"model": model, "workdir": first, "against": second} | row
-          )
-      corrected = statistics.holm([x["group_p"] for x in family])
+      models = [x for x in a.models if x in a.scores and x in b.scores]
+      side = lambda name, model: {_named(name, model): 1.0}
+      sides = [(side(first, x), side(second, x)) for x in models]
+      family = _joined(first, a, second, b).compare(sides)
+      corrected = statistics.holm([x["p"] for x in family])
       table += [
-        {**row, "holm_p": p} for row, p in zip(family, corrected, strict=True)
+        {"model": model, "workdir": first, "against": second, **row}
+        | {"holm_p": p}
+        for model, row, p in zip(models, family, corrected, strict=True)
       ]
   return pd.DataFrame(table, columns=CHANGES)
+
+
+def _joined(first, a, second, b):
+  """The `paired.Paired` of both, whose models are `_named`."""
+  frames = []
+  for name, results in ((first, a), (second, b)):
+    frame = results.per_case
+    # In order: a workdir's seeds are its own, and only their number counts.
+    order = {x: i for i, x in enumerate(sorted(frame["seed"].unique()))}
+    frames.append(
+      frame.assign(
+        model=[_named(name, x) for x in frame["model"]],
+        seed=frame["seed"].map(order),
+      )
+    )
+  return paired.make(pd.concat(frames), a.margin, a.ratio)
+
+
+def _named(workdir, model):
+  return f"{workdir}: {model}"
 
 
 def markdown(found, table, changed):
@@ -124,7 +142,7 @@ def markdown(found, table, changed):
           row["workdir"],
           row["against"],
           words.difference(row),
-          words.p(row["holm_p"], verdicts.shown(row, "holm_p")),
+          words.p(row["holm_p"], verdicts.shown(row)),
         ]
         for row in changed.to_dict("records")
       ],

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from kdjax.evaluate import statistics
+from kdjax.report import paired
 from kdjax.report import verdicts
 from kdjax.report import words
 
@@ -23,7 +24,7 @@ def _lift(results):
   # Corrected as the claim is, so that the two cannot disagree.
   row = {**row, "holm_p": results.claims["holm_p"].iloc[0]}
   margin = f"{100 * results.margin:g} points"
-  sign = verdicts.shown(row, "holm_p")
+  sign = verdicts.shown(row)
   if sign:
     said = f"Distillation {'lifts' if sign > 0 else 'lowers'} the student"
   elif verdicts.equal(row, results.margin):
@@ -33,6 +34,8 @@ def _lift(results):
   kept, tested = results.winners(), results.arm_rows()
   best = max(tested, key=lambda x: x["difference"])
   which = f" ({words.some(kept)})" if 0 < len(kept) < len(tested) else ""
+  if results.paired.scope != paired.METHODS:
+    said = f"Of {results.paired.scope}: {said[0].lower()}{said[1:]}"
   text = (
     f"{said}: {words.difference(row)} Dice points on average over "
     f"{words.many(len(results.distilled), 'arm')}{words.folds(row)}, and "
@@ -52,7 +55,7 @@ def _axes(results):
   found = {x: frame[frame["factor"] == x].to_dict("records") for x in factors}
   # All levels have to be equal, and the axes are a family of their own.
   alike = statistics.holm(
-    [frame[frame["factor"] == x]["group_equivalent_p"].max() for x in factors]
+    [frame[frame["factor"] == x]["equivalent_p"].max() for x in factors]
   )
   text = "; ".join(
     _axis(x, found[x], p, results.margin)
@@ -64,7 +67,7 @@ def _axes(results):
 def _axis(factor, found, alike, margin):
   """What is known of one axis; `alike` is the p that all levels are equal."""
   name = {"view": "teacher's view"}.get(factor, factor.replace("_", " "))
-  sure = [x for x in found if verdicts.shown(x, "holm_p")]
+  sure = [x for x in found if verdicts.shown(x)]
   equal = alike < 0.05 and all(verdicts.equal(x, margin) for x in found)
   if sure:
     top = max(sure, key=lambda x: abs(x["difference"]))
@@ -86,9 +89,6 @@ def _axis(factor, found, alike, margin):
 
 def _limit(found):
   """How large a difference would have had to be, in brackets."""
-  widths = [x["corrected_high"] - x["corrected_low"] for x in found]
-  if not any(map(pd.isna, widths)):
-    return f" (known to ± {50 * max(widths):.1f} points over splits)"
   worst = max(x["detectable"] for x in found)
   if pd.isna(worst):
     return ""
@@ -137,7 +137,7 @@ def turned(row):
   swapped = dict(row)
   if "level" in row:
     swapped["level"], swapped["against"] = row["against"], row["level"]
-  for name in ("ci", "fold", "corrected"):
+  for name in ("ci", "fold", "networks"):
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     swapped[f"{name}_low"], swapped[f"{name}_high"] = -high, -low
   return swapped | {"difference": -row["difference"]}

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from kdjax.report import paired
 from kdjax.report import tables
 from kdjax.report import verdicts
 from kdjax.report import words
@@ -34,11 +35,13 @@ def main(results, table):
         words.spread(row["published_dice_mean"], row["published_dice_std"])
       )
     versus = results.versus_student(model)
-    line += _compared(versus)
+    alone = results.paired.scope == paired.NETWORKS
+    line += _compared(versus, alone)
     versus = results.comparison(model, "Teacher")
-    line += _compared(versus)
+    line += _compared(versus, alone)
     equal = model in results.equals()
-    line.append(words.p(versus["group_equivalent_p"], equal) if versus else "-")
+    p = versus["equivalent_p"] if versus else None
+    line.append(words.p(p, equal, alone))
     body.append([*line, words.si(row["parameters"])])
   return header, body
 
@@ -123,10 +126,10 @@ def _interval(low, high):
   return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
-def _compared(row):
+def _compared(row, alone):
   if row is None:
     return ["-", "-"]
   return [
     words.difference(row),
-    words.p(row["group_holm_p"], verdicts.shown(row)),
+    words.p(row["holm_p"], verdicts.shown(row), alone),
   ]

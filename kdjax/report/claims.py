@@ -4,7 +4,7 @@ A claim rests on differences between pairs. It is supported when the test of all
 its pairs survives Holm's correction over the claims that the run can test; it
 is refused when intervals, at the level corrected for as many, leave out what it
 claims; see `verdicts` for what else both ask for. All the rest is not decidable
-here.
+here, and so is everything where one fold was run.
 """
 
 import dataclasses
@@ -12,12 +12,10 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from kdjax.evaluate import intervals
 from kdjax.evaluate import statistics
-from kdjax.report import comparisons
 from kdjax.report import factors
+from kdjax.report import paired
 from kdjax.report import published
-from kdjax.report import rows
 from kdjax.report import verdicts
 from kdjax.report import words
 
@@ -33,8 +31,8 @@ class Pair:
 
   Attributes:
     name: in a sentence.
-    sides: Dice by unit of either, two series.
-    row: `comparisons.compare` of them, perhaps with Holm's p.
+    sides: of `paired`.
+    row: of `paired.Paired.compare`.
     claimed: published difference, in Dice.
   """
 
@@ -92,14 +90,10 @@ def make(results):
   return frame.astype({"p": float, "holm_p": float})
 
 
-def lift(per_case, references, margin, ratio):
+def lift(table, references):
   """The mean over distilled arms against their Students, one comparison."""
-  scores = rows.units(per_case)
-  sides = _lift_sides(scores, references)
-  if sides is None:
-    return None
-  groups = rows.groups(per_case, scores.index)
-  return comparisons.compare(*sides, groups, margin, ratio=ratio)
+  sides = _lift_sides(table.units, references)
+  return table.compare([sides])[0] if sides else None
 
 
 def survivors():
@@ -119,9 +113,7 @@ def _lift_sides(scores, references):
   if not pairs:
     return None
   arms, students = zip(*pairs, strict=True)
-  return tuple(
-    scores[list(x)].mean(axis=1, skipna=False) for x in (arms, students)
-  )
+  return paired.mean(arms), paired.mean(students)
 
 
 def _lifts(results):
@@ -134,7 +126,7 @@ def _lifts(results):
   return Claim(
     "Distillation lifts the student.",
     pairs,
-    row["group_p"] if pairs else float("nan"),
+    row["p"] if pairs else float("nan"),
     alike=False,
     published=f"{words.points(np.mean(gains))} on average, "
     f"{words.points(min(gains))} to {words.points(max(gains))} by arm",
@@ -163,7 +155,7 @@ def _loss(results):
   return Claim(
     "KLD is better than MSE.",
     (pair,) if pair else (),
-    pair.row["group_p"] if pair else float("nan"),
+    pair.row["p"] if pair else float("nan"),
     alike=False,
     published=f"{words.points(claimed)}, KLD "
     f"{means[0]:.1f} and MSE {means[1]:.1f}",
@@ -216,7 +208,7 @@ def _survivors(results):
   return Claim(
     f"After Holm's correction {words.listed(named)} stay better than Student.",
     tuple(pairs) if whole else (),
-    max(x.row["group_holm_p"] for x in pairs) if whole else float("nan"),
+    max(x.row["p"] for x in pairs) if whole else float("nan"),
     alike=False,
     published="of eleven arms at p < 0.05 these three survive",
     lacks=words.listed(named),
@@ -229,7 +221,7 @@ def _survivors(results):
 def _alike(text, pairs, numbers, lacks, remark=""):
   """A claim of equality; untested where one of its pairs is None."""
   whole = all(pairs)
-  p = [x.row["group_equivalent_p"] for x in pairs] if whole else [float("nan")]
+  p = [x.row["equivalent_p"] for x in pairs] if whole else [float("nan")]
   return Claim(
     text,
     tuple(pairs) if whole else (),
@@ -243,15 +235,14 @@ def _alike(text, pairs, numbers, lacks, remark=""):
 
 def _contrast(results, factor, first, second, claimed=0.0):
   """The `Pair` of two levels of an axis, or None."""
-  levels, scores = results.levels, results.scores
-  levels = levels[levels.index.isin(scores.columns)]
+  levels = results.levels
+  levels = levels[levels.index.isin(results.scores.columns)]
   sides = None
   if factor in levels:
-    sides = factors.sides(scores, levels, factor, first, second)
+    sides = factors.sides(levels, factor, first, second)
   if sides is None:
     return None
-  groups = rows.groups(results.per_case, scores.index)
-  row = comparisons.compare(*sides, groups, results.margin, ratio=results.ratio)
+  (row,) = results.paired.compare([sides])
   return Pair(f"{first} against {second}", sides, row, claimed)
 
 
@@ -260,7 +251,7 @@ def _of_models(results, model, reference, claimed=0.0):
   row = results.comparison(model, reference)
   if row is None:
     return None
-  sides = results.scores[model], results.scores[reference]
+  sides = {model: 1.0}, {reference: 1.0}
   return Pair(f"{model} against {reference}", sides, row, claimed)
 
 
@@ -270,13 +261,11 @@ def _decide(results, claim, p, tested):
     lacks = f"This run lacks {claim.lacks}. Published: {claim.published}."
     return verdicts.UNDECIDED, claim.p, p, lacks
   level = 1 - ALPHA / (tested * len(claim.pairs))
-  groups = rows.groups(results.per_case, results.scores.index)
-  wide = [
-    intervals.of_mean(x.sides[0] - x.sides[1], groups, level)
-    for x in claim.pairs
-  ]
+  wide = [results.paired.interval(x.sides, x.row, level) for x in claim.pairs]
   found = [x.row for x in claim.pairs]
-  if claim.alike:
+  if results.paired.scope != paired.METHODS:
+    verdict = verdicts.UNDECIDED
+  elif claim.alike:
     verdict = verdicts.comparable(found, p, wide, results.margin)
   else:
     claimed = [x.claimed for x in claim.pairs]
@@ -293,6 +282,8 @@ def _decide(results, claim, p, tested):
     f"{text[0].upper()}{text[1:]}. Test of {test}{within}, Holm-corrected over "
     f"{words.many(tested, 'claim')}: p {words.compared(p)}."
   )
+  if results.paired.scope != paired.METHODS:
+    sentence += f" These numbers speak of {results.paired.scope}."
   sentence += f" {claim.remark}." if claim.remark else ""
   return verdict, claim.p, p, f"{sentence} Published: {claim.published}."
 

@@ -21,7 +21,7 @@ CONTRASTS = (
   "level",
   "against",
   "arms",
-  *comparisons.GROUPED,
+  *comparisons.KEPT,
 )
 TERMS = ("term", "df", "chi2", "p", "converged", "note")
 
@@ -45,23 +45,18 @@ def of_arms(arms):
   return frame[varied]
 
 
-def contrasts(per_case, levels, margin=0.02, ratio=None):
+def contrasts(table, levels):
   """Every pair of levels of every factor, a frame of `CONTRASTS`.
 
   A unit's value of a level is its mean Dice over the arms with that level;
   only arms that have a counterpart at the other level, alike in every other
-  factor that both read, take part. Holm's correction is over all rows, and
-  `detectable` is at 5 % over their number.
+  factor that both read, take part. Holm's correction is over all rows.
 
   Args:
-    per_case: frame of `workdirs.per_case`.
+    table: `paired.Paired`.
     levels: frame of `of_arms`.
-    margin: of equivalence, in Dice.
-    ratio: as for `comparisons.make`.
   """
-  scores = rows.units(per_case)
-  groups = rows.groups(per_case, scores.index)
-  levels = levels[levels.index.isin(scores.columns)]
+  levels = levels[levels.index.isin(table.units.columns)]
   named = [
     (factor, first, second)
     for factor in levels
@@ -70,30 +65,34 @@ def contrasts(per_case, levels, margin=0.02, ratio=None):
     )
     if _matched(levels, factor, first, second)
   ]
-  found = []
-  for factor, first, second in named:
-    matched = _matched(levels, factor, first, second)
-    pair = sides(scores, levels, factor, first, second)
-    found.append(
-      {
-        "factor": factor,
-        "level": first,
-        "against": second,
-        "arms": sum(len(a) + len(b) for a, b in matched),
-      }
-      | comparisons.compare(*pair, groups, margin, 0.05 / len(named), ratio)
+  # Of the pairs of k levels, k - 1 say all.
+  rank = sum(
+    len({x for name, *pair in named if name == factor for x in pair}) - 1
+    for factor in {x[0] for x in named}
+  )
+  pairs = [sides(levels, *x) for x in named]
+  found = [
+    {
+      "factor": factor,
+      "level": first,
+      "against": second,
+      "arms": sum(map(len, pair)),
+    }
+    | row
+    for (factor, first, second), pair, row in zip(
+      named, pairs, table.compare(pairs, rank=rank), strict=True
     )
+  ]
   frame = pd.DataFrame(found, columns=CONTRASTS)
-  frame["holm_p"] = statistics.holm(frame["group_p"])
+  frame["holm_p"] = statistics.holm(frame["p"])
   return frame
 
 
-def sides(scores, levels, factor, first, second):
-  """Dice by unit of two levels of a factor, or None where nothing matches.
+def sides(levels, factor, first, second):
+  """Two levels of a factor as sides of `paired`; None where nothing matches.
 
   Args:
-    scores: frame of `rows.units`.
-    levels: frame of `of_arms`, of arms in `scores` alone.
+    levels: frame of `of_arms`, of arms that have results.
     factor: a column of `levels`.
     first: a value of it.
     second: another one.
@@ -101,11 +100,11 @@ def sides(scores, levels, factor, first, second):
   matched = _matched(levels, factor, first, second)
   if not matched:
     return None
-  return tuple(
-    sum(scores[list(cell[i])].mean(axis=1, skipna=False) for cell in matched)
-    / len(matched)
-    for i in (0, 1)
-  )
+  found = {}, {}
+  for cell in matched:
+    for side, arms in zip(found, cell, strict=True):
+      side |= {x: 1 / (len(arms) * len(matched)) for x in arms}
+  return found
 
 
 def _matched(levels, factor, first, second):
@@ -124,9 +123,10 @@ def mixed_model(per_case, levels):
 
   Fixed effects are the factors (sum coding, so that a main effect is that over
   all levels of the others) with all interactions where every combination was
-  run, else without them; and the fold. Each case has a random intercept. By
-  restricted maximum likelihood; Wald's chi-squared for each term (statsmodels
-  MixedLM). A fit that fails or does not converge says so in its rows.
+  run, else without them; and the fold. Each group of cases has a random
+  intercept. By restricted maximum likelihood; Wald's chi-squared for each term
+  (statsmodels MixedLM). It takes the networks as given. A fit that fails or
+  does not converge says so in its rows.
   """
   scores = rows.units(per_case)
   crossed = [x for x in levels if (levels[x] != "").all()]
@@ -144,6 +144,7 @@ def mixed_model(per_case, levels):
     .rename("dice")
     .reset_index()
     .join(levels, on="arm")
+    .assign(group=lambda x: rows.groups(per_case, x.set_index("case").index))
   )
   words = {x: f"C({x}, Sum)" for x in levels}
   terms = (" * " if full else " + ").join(words.values())
@@ -154,7 +155,9 @@ def mixed_model(per_case, levels):
   try:
     with warnings.catch_warnings(record=True) as noise:
       warnings.simplefilter("always")
-      fit = formulas.mixedlm(f"dice ~ {terms}", long, groups=long["case"]).fit()
+      fit = formulas.mixedlm(
+        f"dice ~ {terms}", long, groups=long["group"]
+      ).fit()
       table = fit.wald_test_terms(scalar=True).table
     converged = bool(fit.converged)
   except (np.linalg.LinAlgError, ValueError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdjax import workdirs
+from kdjax.report import paired
 from kdjax.report import published
 from kdjax.report import ranks
 from kdjax.report import style
@@ -39,13 +40,13 @@ def forest(results):
       for row in part.to_dict("records"):
         y = models.index(row["model"])
         hue = style.colour(row["model"])
-        if not pd.isna(row["corrected_low"]):
-          span = 100 * row["corrected_low"], 100 * row["corrected_high"]
-          ax.plot(np.clip(span, *ends), (y, y), color=hue, lw=0.7, alpha=0.55)
-          for end, mark in zip(ends, "<>", strict=True):
-            if not ends[0] <= span[mark == ">"] <= ends[1]:
-              ax.plot(end, y, mark, ms=3, mew=0, color=hue, alpha=0.55)
         span = 100 * row["ci_low"], 100 * row["ci_high"]
+        ax.plot(np.clip(span, *ends), (y, y), color=hue, lw=0.7, alpha=0.55)
+        if span[0] < ends[0]:
+          ax.plot(ends[0], y, "<", ms=3, mew=0, color=hue, alpha=0.55)
+        if span[1] > ends[1]:
+          ax.plot(ends[1], y, ">", ms=3, mew=0, color=hue, alpha=0.55)
+        span = 100 * row["networks_low"], 100 * row["networks_high"]
         ax.plot(span, (y, y), color=hue, lw=2, solid_capstyle="butt")
         ax.plot(
           100 * row["difference"],
@@ -63,8 +64,8 @@ def forest(results):
     axes[0].set_yticks(range(len(models)), models)
     axes[0].set_ylim(len(models) - 0.5, -0.5)
     said = "filled: shown after Holm's correction;  thick: 95 % over cases"
-    if results.ratio is not None:
-      said += ";  thin: 95 % over hold-outs"
+    if results.paired.scope != paired.NETWORKS:
+      said += ";  thin: of networks trained anew"
     if any(name == "Teacher" for name, _ in sides):
       said += ";  grey band: equivalence"
     drawn.supxlabel(said, fontsize=7, color="0.35")
@@ -72,9 +73,9 @@ def forest(results):
 
 
 def _ends(part):
-  """Where intervals over hold-outs are cut off, so that the others are seen."""
-  low = 100 * min(0, part["ci_low"].min(), part["difference"].min())
-  high = 100 * max(0, part["ci_high"].max(), part["difference"].max())
+  """Where intervals of few repeats are cut off, so that the others are seen."""
+  low = 100 * min(0, part["networks_low"].min(), part["difference"].min())
+  high = 100 * max(0, part["networks_high"].max(), part["difference"].max())
   reach = max(high - low, 1)
   return low - reach, high + reach
 

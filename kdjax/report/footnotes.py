@@ -4,9 +4,28 @@ import numpy as np
 
 from kdjax import workdirs
 from kdjax.distill import pairs
+from kdjax.report import paired
 from kdjax.report import rows
 from kdjax.report import verdicts
 from kdjax.report import words
+
+# What intervals and p of differences count, and so speak of.
+_REPEATED = {
+  paired.NETWORKS: "One fold and one seed were run: differences speak of these "
+  "networks alone, and another seed may turn them. Their intervals are 95 %, "
+  "BCa bootstrap over groups of cases; p by Wilcoxon's signed-rank test on "
+  "groups.",
+  paired.ONE_FOLD: "One fold was run: differences speak of networks trained on "
+  "its cases, and nothing is known of others. Their intervals are 95 %, "
+  "Student's t over seeds and groups of cases; p the larger of that and of "
+  "Wilcoxon's signed-rank test on groups.",
+  paired.METHODS: "Differences count folds and their seeds, and so speak of "
+  "networks trained on other cases: intervals are 95 %, Student's t over "
+  "folds, where all arms share their Student's luck and the noise of training "
+  "is learned from all of them (Smyth, as in limma); p the larger of that and "
+  "of Wilcoxon's signed-rank test on groups of cases. Folds share training "
+  "cases, which no such test knows.",
+}
 
 
 def make(results):
@@ -18,14 +37,15 @@ def make(results):
   )
   found = [
     f"Dice in percent, mean ± standard deviation over tested cases ({cases}, "
-    f"{folds}, {seeds}; a case's seeds are averaged first); differences in "
-    "Dice points; intervals are 95 %, BCa bootstrap over groups of cases; p by "
-    "Wilcoxon's signed-rank test on groups, Holm-corrected over the arms "
-    "of one reference; equal p: of two one-sided t-tests with a margin of "
-    f"{100 * results.margin:g} points, not corrected. * p < 0.05, ** p < 0.01, "
-    "where all else agrees: the interval, the sign in every fold"
-    + (", the interval over hold-outs" if results.ratio is not None else "")
-    + "; for equal p Holm's correction and every fold within the margin."
+    f"{folds}, {seeds}; a case's seeds are averaged first), its 95 % interval "
+    "by BCa bootstrap over groups of cases; differences in Dice points. "
+    + _REPEATED[results.paired.scope]
+    + " Holm's correction is over all arms against their Student, and over all "
+    "rows against Teacher; equal p: of two one-sided tests with a margin of "
+    f"{100 * results.margin:g} points, not corrected. "
+    f"{_marks(results)} where all else agrees: the intervals, the sign in "
+    "every fold; for equal p Holm's correction and every fold within the "
+    "margin."
   ]
   known = results.scores.dropna(how="all").index
   count = rows.groups(per_case, known)
@@ -41,15 +61,10 @@ def make(results):
     found.append(
       f"Folds overlap: {words.many(twice, 'case')} tested in more than one."
     )
-  if results.ratio is not None:
+  if results.ratio is not None and results.paired.scope == paired.METHODS:
     found.append(
-      "The folds are repeated hold-outs: a difference is taken as shown only "
-      "if the interval over folds with Nadeau and Bengio's corrected variance "
-      "leaves out 0 too (comparisons.csv, corrected_low and corrected_high)."
-    )
-  elif per_case["fold"].nunique() == 1:
-    found.append(
-      "One split was run: nothing is known of networks trained on another."
+      "The folds are repeated hold-outs, whose training cases overlap: "
+      "intervals and p have Nadeau and Bengio's corrected variance."
     )
   if len(set(count)) < verdicts.FEWEST:
     found.append(
@@ -125,21 +140,14 @@ def _note_power(results):
   return [
     "The smallest difference that this design would show (80 % power, at "
     "the level of Holm's first step) is "
-    f"{limits.min():.1f} to {limits.max():.1f} points, depending on the pair"
-    + _over_splits(frame)
+    f"{limits.min():.1f} to {limits.max():.1f} points, depending on the pair."
   ]
 
 
-def _over_splits(frame):
-  """What repeated hold-outs add to the smallest difference."""
-  widths = (frame["corrected_high"] - frame["corrected_low"]).astype(float)
-  if widths.isna().all():
-    return "."
-  low, high = 50 * widths.min(), 50 * widths.max()
-  return (
-    f", for these very networks; for networks trained on other splits a "
-    f"difference is known to ± {low:.1f} to {high:.1f} points only."
-  )
+def _marks(results):
+  if results.paired.scope == paired.NETWORKS:
+    return f"{words.ALONE} marks p < 0.05"
+  return "* p < 0.05, ** p < 0.01,"
 
 
 def _note_empty(per_case):

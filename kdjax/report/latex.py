@@ -7,7 +7,7 @@ _LATEX = str.maketrans(
   {character: "\\" + character for character in "&%$#_{}"}
   | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
   | {"^": r"\textasciicircum{}", "±": r"$\pm$", "<": "$<$", ">": "$>$"}
-  | {words.MINUS: "$-$", "–": "--"}
+  | {words.MINUS: "$-$", "–": "--", words.ALONE: r"$^{\circ}$"}
 )
 
 

@@ -93,10 +93,10 @@ def _tables(results, table):
       "95 % interval": row["dice_ci_low"],
       "published": row.get("published_dice_mean"),
       "difference vs Student": student.get("difference"),
-      "p vs Student": student.get("group_holm_p"),
+      "p vs Student": student.get("holm_p"),
       "difference vs Teacher": teacher.get("difference"),
-      "p vs Teacher": teacher.get("group_holm_p"),
-      "equal p vs Teacher": teacher.get("group_equivalent_p"),
+      "p vs Teacher": teacher.get("holm_p"),
+      "equal p vs Teacher": teacher.get("equivalent_p"),
       "parameters": row["parameters"],
     }
     values.append(
@@ -116,8 +116,10 @@ def _frames(results):
     (
       "Comparisons (comparisons.csv)",
       results.comparisons,
-      "Dice in [0, 1]. Columns from groups on count each group of cases once; "
-      "holm_p is by case, group_holm_p by group.",
+      "Dice in [0, 1]. ci, p, equivalent_p, holm_p and detectable count all "
+      f"that was repeated, and speak of {results.paired.scope}; t_p and "
+      "wilcoxon_p are by case, as published; group_* and networks_* are of "
+      "these networks on other cases.",
     ),
     (
       "Levels of the grid's axes (contrasts.csv)",
@@ -128,7 +130,8 @@ def _frames(results):
       "Mixed model (factors.csv); its p-values are not corrected",
       results.terms,
       "Dice by the axes and their interactions, with a random intercept for "
-      "each case; it takes errors within a case as independent.",
+      "each group of cases; it takes the networks as given, and errors within "
+      "a group as independent.",
     ),
     ("Mean Dice by fold", tables.means(results, "fold").reset_index(), ""),
     ("Mean Dice by seed", tables.means(results, "seed").reset_index(), ""),

@@ -17,6 +17,7 @@ from kdjax.report import comparisons
 from kdjax.report import factors
 from kdjax.report import footnotes
 from kdjax.report import markdown
+from kdjax.report import paired
 from kdjax.report import rows
 from kdjax.report import tables
 from kdjax.report import verdicts
@@ -82,15 +83,20 @@ class Results:
     return markdown.table(self, self.table, self.notes)
 
   @functools.cached_property
+  def paired(self):
+    """All models on the same cases; its `scope` is what verdicts speak of."""
+    return paired.make(self.per_case, self.margin, self.ratio)
+
+  @property
   def scores(self):
     """Dice by unit and model."""
-    return rows.units(self.per_case)
+    return self.paired.units
 
   @functools.cached_property
   def comparisons(self):
     """Frame of `comparisons.COLUMNS`."""
     pairs = comparisons.pairs(self.models, self.references)
-    return comparisons.make(self.per_case, pairs, self.margin, self.ratio)
+    return comparisons.make(self.paired, pairs)
 
   @functools.cached_property
   def levels(self):
@@ -105,9 +111,7 @@ class Results:
   @functools.cached_property
   def contrasts(self):
     """Frame of `factors.CONTRASTS`."""
-    return factors.contrasts(
-      self.per_case, self.levels, self.margin, self.ratio
-    )
+    return factors.contrasts(self.paired, self.levels)
 
   @functools.cached_property
   def terms(self):
@@ -117,7 +121,7 @@ class Results:
   @functools.cached_property
   def lift(self):
     """The mean of the distilled arms against their Students, or None."""
-    return claims.lift(self.per_case, self.references, self.margin, self.ratio)
+    return claims.lift(self.paired, self.references)
 
   @functools.cached_property
   def claims(self):
@@ -181,11 +185,11 @@ class Results:
   def equals(self):
     """Arms shown to be equivalent to Teacher, Holm-corrected over the arms."""
     found = self.teacher_rows()
-    corrected = statistics.holm([x["group_equivalent_p"] for x in found])
+    corrected = statistics.holm([x["equivalent_p"] for x in found])
     return [
       row["model"]
       for row, p in zip(found, corrected, strict=True)
-      if verdicts.equal({**row, "holm_p": p}, self.margin, "holm_p")
+      if verdicts.equal({**row, "equivalent_p": p}, self.margin)
     ]
 
 

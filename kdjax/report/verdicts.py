@@ -1,15 +1,16 @@
 """What a comparison allows to be said, from its numbers alone.
 
 A difference is shown when its corrected p is below 0.05 and everything else
-that is known lies on the same side of 0: its interval, the mean of every fold
-and, for repeated hold-outs, the interval over them. Equality is shown when an
+that is known lies on the same side of 0: its interval, that of these networks
+on other cases, and the mean of every fold. Equality is shown when an
 equivalence test says so and every fold lies within the margin, never by a large
 p. A claim is refused only by numbers that leave out what it claims. Fewer than
 `FEWEST` independent cases, or differences without any spread (networks that
 never predict anything), show nothing.
-"""
 
-import pandas as pd
+What a difference speaks of depends on what was repeated (`paired`). A claim of
+the study is about methods, so one fold decides none.
+"""
 
 SUPPORTED = "supported"
 NOT_SUPPORTED = "not supported"
@@ -17,14 +18,13 @@ UNDECIDED = "not decidable here"
 FEWEST = 20
 
 
-def shown(row, p="group_holm_p"):
+def shown(row):
   """Sign of the difference of a comparison that is shown; 0 if none is.
 
   Args:
-    row: of `comparisons.make` or `factors.contrasts`.
-    p: the column that decides, in [0, 1].
+    row: of `comparisons.make` or `factors.contrasts`; its `holm_p` decides.
   """
-  return side(row) if row[p] < 0.05 else 0
+  return side(row) if row["holm_p"] < 0.05 else 0
 
 
 def side(row):
@@ -37,21 +37,21 @@ def side(row):
   return -1 if below(row, interval, 0) else 0
 
 
-def equal(row, margin, p="group_equivalent_p"):
+def equal(row, margin):
   """Whether the two are shown to lie within `margin` (in Dice)."""
-  if not _enough(row) or not row[p] < 0.05:
+  if not _enough(row) or not row["equivalent_p"] < 0.05:
     return False
   lows, highs = zip(*_bounds(row), strict=True)
   return bool(-margin < min(lows) and max(highs) < margin)
 
 
 def above(row, interval, size):
-  """Whether interval, folds and hold-outs all lie above `size`, in Dice."""
+  """Whether `interval` and all else that is known lie above `size`, in Dice."""
   return all(low > size for low, _ in (interval, *_bounds(row)))
 
 
 def below(row, interval, size):
-  """Whether interval, folds and hold-outs all lie below `size`, in Dice."""
+  """Whether `interval` and all else that is known lie below `size`, in Dice."""
   return all(high < size for _, high in (interval, *_bounds(row)))
 
 
@@ -91,18 +91,15 @@ def comparable(found, p, wide, margin):
 def apart(row, interval, margin):
   """Whether two are shown to lie further apart than `margin`, in Dice.
 
-  The interval has to lie beyond the margin, and so has the interval over
-  hold-outs where there is one; the folds need only agree on which is better.
+  The interval has to lie beyond the margin; all else that is known need only
+  agree on which is better.
   """
   if not _enough(row):
     return False
   low, high = interval
-  known = not pd.isna(row["corrected_low"])
   if low > margin:
-    sure = not known or row["corrected_low"] > margin
-    return bool(sure and row["fold_low"] > 0)
-  sure = not known or row["corrected_high"] < -margin
-  return bool(high < -margin and sure and row["fold_high"] < 0)
+    return above(row, interval, 0)
+  return bool(high < -margin and below(row, interval, 0))
 
 
 def _enough(row):
@@ -111,8 +108,8 @@ def _enough(row):
 
 
 def _bounds(row):
-  """What folds and, if there are any, repeated hold-outs say: (low, high)."""
-  found = [(row["fold_low"], row["fold_high"])]
-  if not pd.isna(row["corrected_low"]):
-    found.append((row["corrected_low"], row["corrected_high"]))
-  return found
+  """What folds say, and these networks on other cases: (low, high) each."""
+  return [
+    (row["fold_low"], row["fold_high"]),
+    (row["networks_low"], row["networks_high"]),
+  ]

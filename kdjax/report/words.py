@@ -5,6 +5,8 @@ import re
 import pandas as pd
 
 MINUS = "\N{MINUS SIGN}"
+# Marks a p that speaks of these networks alone.
+ALONE = "\N{DEGREE SIGN}"
 
 
 def without_folders(text):
@@ -35,18 +37,11 @@ def difference(row, digits=1):
 
 
 def folds(row):
-  """How far folds go apart, and networks trained anew; "" for one fold.
-
-  " (folds +1.0 to +3.2)", and for repeated hold-outs their interval.
-  """
-  text = ""
-  if row["fold_low"] < row["fold_high"]:
-    low, high = points(row["fold_low"]), points(row["fold_high"])
-    text = f"folds {low} to {high}"
-  if not pd.isna(row["corrected_low"]):
-    low, high = (points(row[f"corrected_{x}"]) for x in ("low", "high"))
-    text += f"; trained anew on other splits {low} to {high}"
-  return f" ({text})" if text else ""
+  """How far folds go apart: " (folds +1.0 to +3.2)"; "" for one fold."""
+  if not row["fold_low"] < row["fold_high"]:
+    return ""
+  low, high = points(row["fold_low"]), points(row["fold_high"])
+  return f" (folds {low} to {high})"
 
 
 def compared(value):
@@ -65,11 +60,15 @@ def spread(mean, std):
   return f"{100 * mean:.2f}" + ("" if pd.isna(std) else f" ± {100 * std:.2f}")
 
 
-def p(value, shown=True):
-  """A p-value; what is shown has the paper's marks, * < 0.05, ** < 0.01."""
+def p(value, shown=True, alone=False):
+  """A p-value; what is shown has the paper's marks, * < 0.05, ** < 0.01.
+
+  Where it speaks of these networks `alone`, the mark is `ALONE`.
+  """
   if pd.isna(value):
     return "-"
   mark = "**" if value < 0.01 else "*" if value < 0.05 else ""
+  mark = ALONE if mark and alone else mark
   mark = mark if shown else ""
   if value < 0.001:
     return "<0.001" + mark
