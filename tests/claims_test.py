@@ -246,7 +246,8 @@ def test_one_fold_decides_no_claim_and_says_of_whom_it_speaks(
   assert len(found.winners()) == 12
   assert set(found.claims["verdict"]) == {OPEN}
   assert found.claims["sentence"][:6].str.contains(spoken).all()
-  assert found.answer[0].startswith(f"Of {spoken}: distillation lifts")
+  assert found.answer[0].startswith(f"Of {spoken}, distillation lifts")
+  assert all(spoken in x for x in found.answer)
   assert spoken in found.notes[0] or "on its cases" in found.notes[0]
   alone = "seeds" not in sizes
   assert ("<0.001\N{DEGREE SIGN}" in found.text) == alone

@@ -12,6 +12,7 @@ from kdjax.evaluate import intervals
 from kdjax.evaluate import statistics
 from kdjax.evaluate import training
 from kdjax.report import comparisons
+from kdjax.report import factors
 from kdjax.report import paired
 from kdjax.report import verdicts
 from tests import simulated
@@ -84,6 +85,43 @@ def test_seeds_of_one_fold_count_its_cases_too():
   dice = frame.pivot(index="case", columns="model", values="dice")
   p = stats.ttest_rel(dice["L_MSE"], dice["Student"]).pvalue
   assert row["anew_p"] == pytest.approx(p, rel=1e-6)
+
+
+def test_an_arm_that_collapsed_in_a_fold_shakes_no_other():
+  values = np.random.default_rng(0).normal(0, 0.01, (3, 6))
+  calm, _ = training.together(values[:, 1:])
+  values[1, 0] -= 0.5
+  shaken, _ = training.together(values)
+  assert shaken[0] > 0.01
+  np.testing.assert_allclose(shaken[1:], calm, rtol=0.5)
+
+
+def test_levels_of_axes_cover_though_they_share_luck():
+  # Twelve arms of three axes; each pathway has luck of its own in a fold, half
+  # of that of an arm. 600 studies of three folds.
+  rng, inside = np.random.default_rng(0), []
+  levels = factors.of_arms(simulated.ARMS)
+  named = [
+    ("pathway", "H", "L"),
+    ("pathway", "HReg", "L"),
+    ("pathway", "HReg", "H"),
+    ("loss", "KLD", "MSE"),
+    ("view", "weak", "strong"),
+  ]
+  signs = [
+    np.array([(x == a) * 1.0 - (x == b) for x in levels[factor]])
+    for factor, a, b in named
+  ]
+  weights = np.stack([x / np.sum(x > 0) for x in signs], axis=1)  # [12, 5]
+  places = levels["pathway"].astype("category").cat.codes
+  for _ in range(600):
+    luck = rng.normal(0, 0.7, (3, 3))[:, places] + rng.normal(0, 1, (3, 12))
+    means = luck @ weights
+    variance, freedom = training.apart(means, (weights**2).sum(axis=0), 4)
+    reach = stats.t.isf(0.025, freedom) * np.sqrt(variance / 3)
+    inside.append(np.mean(np.abs(means.mean(axis=0)) <= reach))
+  error = np.std(inside, ddof=1) / math.sqrt(600)
+  assert 0.93 - 2 * error <= np.mean(inside) <= 0.97 + 2 * error
 
 
 DESIGNS = [(1, 1), (3, 1), (1, 3), (3, 3)]

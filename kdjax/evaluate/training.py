@@ -14,6 +14,8 @@ import numpy as np
 from scipy import optimize
 from scipy import special
 
+ROUNDS = 5  # Of weighting; the third already changes little.
+
 
 def together(differences):
   """Variance of a repetition's difference, where a family shares its luck.
@@ -34,10 +36,18 @@ def together(differences):
   if family < 2:
     return _alone(differences), np.where(counts > 1, counts - 1.0, np.nan)
   freedom = len(differences) - 1
-  mean = differences[:, whole].mean(axis=1)
-  left = 1 - 1 / family  # Of an own variance, once the mean is taken off.
-  own = _alone(differences - mean[:, None]) / left
-  own, own_freedom = moderate(own, freedom, (family - 1) * freedom)
+  centred = _centred(differences)
+  mean = np.median(centred[:, whole], axis=1)
+  # A mean weighted by precision, so that one arm that collapsed in a fold does
+  # not make all look shaken; what is left of a variance once it is taken off.
+  left = np.ones(differences.shape[1])
+  for _ in range(ROUNDS):
+    own = _alone(centred - mean[:, None]) / left
+    own, own_freedom = moderate(own, freedom, (family - 1) * freedom)
+    weights = 1 / (own[whole] + 1e-9 * np.nanmax(own) + 1e-300)
+    weights /= weights.sum()
+    mean = centred[:, whole] @ weights
+    left[whole] = np.maximum(1 - weights, 1e-3)
   luck = np.var(mean, ddof=1)  # With a share of the own ones in it.
   shares = np.stack(np.broadcast_arrays(luck, left * own))
   freedoms = np.array([[freedom], [own_freedom]])
@@ -64,7 +74,8 @@ def apart(differences, scales, rank):
   scales = np.asarray(scales, float)
   freedom = len(differences) - 1
   own = _alone(differences) / scales
-  own, freedom = moderate(own, freedom, rank * freedom)
+  # Half of what they have together, since levels may share luck after all.
+  own, freedom = moderate(own, freedom, max(freedom, rank * freedom / 2))
   return scales * own, np.where(counts > 1, freedom, np.nan)
 
 
@@ -104,10 +115,12 @@ def satterthwaite(parts, freedoms):
 
 def _alone(differences):
   """Variance of each column's own values; NaN for fewer than two."""
-  known = ~np.isnan(differences)
-  counts = known.sum(axis=0)
-  values = np.where(known, differences, 0.0)
-  with np.errstate(divide="ignore", invalid="ignore"):
-    centred = np.where(known, differences - values.sum(axis=0) / counts, 0.0)
-    found = (centred**2).sum(axis=0) / (counts - 1)
-  return np.where(counts > 1, found, np.nan)
+  counts = (~np.isnan(differences)).sum(axis=0)
+  squares = np.nansum(_centred(differences) ** 2, axis=0)
+  return np.where(counts > 1, squares / np.maximum(counts - 1, 1), np.nan)
+
+
+def _centred(differences):
+  """Each column without its own mean; NaN stays NaN."""
+  counts = (~np.isnan(differences)).sum(axis=0)
+  return differences - np.nansum(differences, axis=0) / np.maximum(counts, 1)

@@ -35,7 +35,7 @@ def _lift(results):
   best = max(tested, key=lambda x: x["difference"])
   which = f" ({words.some(kept)})" if 0 < len(kept) < len(tested) else ""
   if results.paired.scope != paired.METHODS:
-    said = f"Of {results.paired.scope}: {said[0].lower()}{said[1:]}"
+    said = f"Of {results.paired.scope}, {said[0].lower()}{said[1:]}"
   text = (
     f"{said}: {words.difference(row)} Dice points on average over "
     f"{words.many(len(results.distilled), 'arm')}{words.folds(row)}, and "
@@ -61,7 +61,7 @@ def _axes(results):
     _axis(x, found[x], p, results.margin)
     for x, p in zip(factors, alike, strict=True)
   )
-  return f"Of the grid's axes: {text}."
+  return f"Of the grid's axes{_scope(results, ', for')}: {text}."
 
 
 def _axis(factor, found, alike, margin):
@@ -92,6 +92,8 @@ def _limit(found):
   worst = max(x["detectable"] for x in found)
   if pd.isna(worst):
     return ""
+  if worst > 1:
+    return " (no difference would have shown)"
   return f" (a difference of {100 * worst:.1f} points would have shown)"
 
 
@@ -100,7 +102,15 @@ def _teacher(results):
     return "There is no Teacher to compare with."
   gaps = [_gap(results, student) for student in results.students]
   text = "; ".join([*filter(None, gaps), _arms(results)])
+  scope = _scope(results, "for")
+  text = f"{scope}: {text}" if scope else text
   return text[0].upper() + text[1:] + "."
+
+
+def _scope(results, word):
+  """Whom the numbers speak of, where it is not the methods; else ""."""
+  scope = results.paired.scope
+  return "" if scope == paired.METHODS else f"{word} {scope}"
 
 
 def _gap(results, student):

@@ -1,7 +1,6 @@
 """comparisons.csv: each arm against its Student and against the Teacher.
 
-Both families are corrected by Holm over all of their rows. What a row counts,
-`paired` says.
+What a row counts, `paired` says.
 """
 
 import pandas as pd
@@ -23,26 +22,30 @@ def make(table, pairs):
 
   Args:
     table: `paired.Paired`.
-    pairs: `(model, reference)`. Those with Teacher are one family of Holm's
-      correction, those with a Student the other; the rows of one reference
-      share its luck.
+    pairs: `(model, reference)`. Families of Holm's correction are the arms
+      against their Students, the Students against Teacher (is there something
+      to teach?) and the arms against it. All rows of one reference share its
+      luck.
   """
   pairs = [pair for pair in pairs if set(pair) <= set(table.units)]
-  family = lambda to: to == "Teacher"
-  sizes = {x: sum(family(to) == x for _, to in pairs) for x in (True, False)}
+  students = {to for _, to in pairs if to != "Teacher"}
+  family = lambda pair: (pair[1] == "Teacher", pair[0] in students)
+  families = [family(x) for x in pairs]
   found = {}
   for to in dict.fromkeys(x for _, x in pairs):
     mine = [pair for pair in pairs if pair[1] == to]
     sides = [({model: 1.0}, {to: 1.0}) for model, _ in mine]
-    made = table.compare(sides, shared=True, alpha=0.05 / sizes[family(to)])
+    levels = [0.05 / families.count(family(x)) for x in mine]
+    made = table.compare(sides, shared=True, levels=levels)
     found |= dict(zip(mine, made, strict=True))
   frame = pd.DataFrame(
     [{"model": x, "reference": to, **found[x, to]} for x, to in pairs],
     columns=COLUMNS,
   )
-  families = frame.groupby(family(frame["reference"]), sort=False)["p"]
-  frame["holm_p"] = families.transform(statistics.holm).astype(float)
-  return frame
+  for name in set(families):
+    mine = [x == name for x in families]
+    frame.loc[mine, "holm_p"] = statistics.holm(frame.loc[mine, "p"])
+  return frame.astype({"holm_p": float})
 
 
 def pairs(models, references):

@@ -40,8 +40,8 @@ def make(results):
     f"{folds}, {seeds}; a case's seeds are averaged first), its 95 % interval "
     "by BCa bootstrap over groups of cases; differences in Dice points. "
     + _REPEATED[results.paired.scope]
-    + " Holm's correction is over all arms against their Student, and over all "
-    "rows against Teacher; equal p: of two one-sided tests with a margin of "
+    + " Holm's correction is over all arms against their Student, and over "
+    "all against Teacher; equal p: of two one-sided tests with a margin of "
     f"{100 * results.margin:g} points, not corrected. "
     f"{_marks(results)} where all else agrees: the intervals, the sign in "
     "every fold; for equal p Holm's correction and every fold within the "
@@ -140,8 +140,13 @@ def _note_power(results):
   return [
     "The smallest difference that this design would show (80 % power, at "
     "the level of Holm's first step) is "
-    f"{limits.min():.1f} to {limits.max():.1f} points, depending on the pair."
+    f"{_limit(limits.min())} to {_limit(limits.max())} points, depending on "
+    "the pair."
   ]
+
+
+def _limit(points):
+  return "more than 100" if points > 100 else f"{points:.1f}"
 
 
 def _marks(results):

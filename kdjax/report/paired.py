@@ -69,14 +69,14 @@ class Paired:
   margin: float = 0.02
   ratio: float | None = None
 
-  def compare(self, sides, shared=False, rank=None, alpha=None):
+  def compare(self, sides, shared=False, rank=None, levels=None):
     """A family of comparisons, each a dict of `COLUMNS`.
 
     Args:
       sides: `(first, second)` each.
       shared: whether all have one second side, so that they share its luck.
       rank: how many of them do not follow from the others; all by default.
-      alpha: level of `detectable`; 5 % over the number of `sides` by default.
+      levels: of `detectable`, one each; 5 % over their number by default.
 
     Returns:
       A row each. `difference` is first minus second in Dice, -1 to 1. Its 95 %
@@ -87,12 +87,9 @@ class Paired:
       interval (BCa over groups) is `networks_*`. `*_p` are two-sided and in
       [0, 1]; `t_p` and `wilcoxon_p` are by case, as published.
     """
-    alpha = alpha or 0.05 / max(1, len(sides))
-    errors, freedoms, counts = self._anew(sides, shared, rank or len(sides))
-    return [
-      self._row(*x, alpha)
-      for x in zip(sides, errors, freedoms, counts, strict=True)
-    ]
+    levels = levels or [0.05 / max(1, len(sides))] * len(sides)
+    anew = self._anew(sides, shared, rank or len(sides))
+    return [self._row(*x) for x in zip(sides, *anew, levels, strict=True)]
 
   def interval(self, sides, row, level):
     """The interval of a row of `compare` at another `level`, in Dice."""
@@ -102,7 +99,7 @@ class Paired:
     difference = value(self.units, first) - value(self.units, second)
     return intervals.of_mean(difference, self.groups, level)
 
-  def _row(self, sides, error, freedom, repeats, alpha):
+  def _row(self, sides, error, freedom, repeats, level):
     pair = [value(self.units, x) for x in sides]
     difference = np.round(pair[0] - pair[1], 12)
     known = difference.notna().to_numpy()
@@ -158,7 +155,7 @@ class Paired:
       "equivalent_p": equivalent,
       "error": error,
       "freedom": freedom,
-      "detectable": statistics.smallest_detectable(error, freedom, alpha),
+      "detectable": statistics.smallest_detectable(error, freedom, level),
     }
     return {name: row[name] for name in COLUMNS}
 
