@@ -125,6 +125,17 @@ def test_what_networks_cost_as_onnx_is_shown_or_how_to_get_it(tmp_path):
   assert "on all, ms" not in text and "kdjax[export]" in text
 
 
+def test_quoted_methods_stand_below_where_the_paper_is_asked_for(tmp_path):
+  study = [*STUDY, *trial("L_KLD_WAug", 0.7, 0.8, 0.9)]
+  sizes = SIZES | {"L_KLD_WAug": 821_158}
+  text = re.sub(" +", " ", write(tmp_path, study, sizes, published=True))
+  assert "| Gao | quoted | 85.0 | 2.34 M |" in text
+  assert "| L_KLD_WAug | published | 80.0 | 820 k |" in text
+  assert "| L_KLD_WAug | here | 80.0 | 821 k |" in text
+  assert "| Teacher | here | 80.0 | 83.6 M |" in text
+  assert "quoted" not in write(tmp_path, study)
+
+
 def test_millimetres_stand_where_they_are_known(tmp_path):
   text = write(tmp_path, STUDY)
   assert "HD95, px" in text and "mm" not in text

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from kdjax.report import paired
+from kdjax.report import published
 from kdjax.report import tables
 from kdjax.report import verdicts
 from kdjax.report import words
@@ -19,9 +20,9 @@ _DEPLOYED = {
 
 def main(results, table):
   """Header and rows of words, the same for every layout."""
-  published = "published_dice_mean" in table
+  beside = "published_dice_mean" in table
   header = ["model", "Dice", "95 % interval"]
-  header += ["published"] if published else []
+  header += ["published"] if beside else []
   header += ["difference vs Student", "p vs Student"]
   header += ["difference vs Teacher", "p vs Teacher", "equal p vs Teacher"]
   header += ["parameters"]
@@ -30,7 +31,7 @@ def main(results, table):
     model = row["model"]
     line = [model, words.spread(row["dice_mean"], row["dice_std"])]
     line.append(_interval(row["dice_ci_low"], row["dice_ci_high"]))
-    if published:
+    if beside:
       line.append(
         words.spread(row["published_dice_mean"], row["published_dice_std"])
       )
@@ -92,6 +93,35 @@ def efficiency(results):
     for model, row in rows.items()
     if model not in results.distilled
     or row != rows.get(results.references[model])
+  ]
+
+
+def quoted(results):
+  """Table 5 of the study with ours below, or None where it is not asked for.
+
+  A cell is its words and its number, as in `efficiency`. Other methods' Dice is
+  as the study quotes it, on other cases; ours is of what Table 5 names, and of
+  what it is to be seen beside.
+  """
+  if not results.config.published:
+    return None
+  counts, mean = results.efficiency["parameters"], results.scores.mean()
+  named = ("Teacher", "Student", "L_KLD_WAug")
+  ours = {x: (100 * mean[x], counts.get(x)) for x in named if x in mean}
+  body = [
+    (name, "quoted" if name not in named else "published", row.dice)
+    + (1e6 * row.parameters,)
+    for name, row in published.TABLE_5.items()
+  ]
+  body += [(name, "here", *row) for name, row in ours.items()]
+  return ["method", "whose", "Dice", "parameters"], [
+    [
+      (name,) * 2,
+      (whose,) * 2,
+      _known(f"{dice:.1f}", dice),
+      _known(words.si(count), count),
+    ]
+    for name, whose, dice, count in body
   ]
 
 

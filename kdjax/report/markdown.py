@@ -7,7 +7,11 @@ def table(results, frame, notes):
   """Table, answer, claims and notes in GitHub's Markdown, columns aligned."""
   header, body = cells.main(results, frame)
   lines = cells.grid(header, body)
-  others = cells.measures(frame), cells.efficiency(results)
+  others = (
+    cells.measures(frame),
+    cells.efficiency(results),
+    cells.quoted(results),
+  )
   for head, values in filter(None, others):
     said = [[text for text, _ in row] for row in values]
     lines += ["", *cells.grid(head, said)]

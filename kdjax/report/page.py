@@ -107,6 +107,9 @@ def _tables(results, table):
   found.append((about, *cells.measures(table)))
   if costs := cells.efficiency(results):
     found.append(("What the networks cost", *costs))
+  if others := cells.quoted(results):
+    about = "Other methods, as the study quotes them, on other cases (Table 5)"
+    found.append((about, *others))
   return found
 
 
