@@ -76,7 +76,11 @@ def get_config(size="full"):
   )
   config.student_training = training
   config.teacher_training = dict(
-    **training, learning_rate=1e-4, weight_decay=0.0, soft_dice=0.0
+    **training,
+    learning_rate=1e-4,
+    weight_decay=0.0,
+    soft_dice=0.0,
+    checkpoint="",  # A workdir: take its teachers over, train none.
   )
 
   # What brings a student's map to the teacher's width, pathway HReg.

@@ -1,11 +1,15 @@
 """How small may the student be?
 
 The paper's future work: the same arms for students of 0.05 to 8 million
-parameters, under one teacher. A shape is a run, so a size is a run:
+parameters, under one teacher. A shape is a run, so a size is a run; the first
+trains the teachers, and the others take them over:
 
-  for size in 0.05M 0.1M 0.2M 0.5M 1M 2M 4M 8M; do
+  kdjax train --config configs/student_size.py:0.05M \\
+    --config.data.dir=DIR --workdir runs/student_size/0.05M
+  for size in 0.1M 0.2M 0.5M 1M 2M 4M 8M; do
     kdjax train --config configs/student_size.py:$size \\
-      --config.data.dir=DIR --workdir runs/student_size/$size
+      --config.data.dir=DIR --workdir runs/student_size/$size \\
+      --config.teacher_training.checkpoint=runs/student_size/0.05M
   done
   kdjax report runs/student_size/*
 """

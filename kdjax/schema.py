@@ -71,6 +71,9 @@ FIELDS = {
   "teacher_training": {
     **_TRAINING,
     **{axis.name: axis.field for axis in axes.of_training()},
+    "checkpoint": Field(
+      "a workdir whose trained teachers are taken over; empty trains them", str
+    ),
   },
   "student_training": _TRAINING,
   "regressor": {

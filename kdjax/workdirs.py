@@ -18,6 +18,7 @@ from kdjax.errors import UserError
 CONFIG = "config.json"
 DATA = "data.json"
 PAIRS = "pairs.json"
+TEACHERS = "teachers.json"
 ENVIRONMENT = "environment.json"
 HISTORY = "history.csv"
 PER_CASE = "per_case.csv"
@@ -77,6 +78,7 @@ _AGAIN = "run `kdjax train` again in this workdir to have it written anew"
 _MEND = {
   HISTORY: _AGAIN,
   PAIRS: _AGAIN,
+  TEACHERS: _AGAIN,
   PER_CASE: "delete it and run `kdjax train` again in this workdir to evaluate "
   "anew",
   EFFICIENCY: "delete it and run `kdjax train` again in this workdir to "
@@ -288,6 +290,22 @@ def pairs(workdir):
       or not isinstance(what["signed"], bool)
     ):
       raise _damaged(path)
+  return found
+
+
+def teachers(workdir):
+  """teachers.json as a dict: "from", and "digests" by block.
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  path = there(workdir, TEACHERS)
+  found = files.read_json(path)
+  digests = found.get("digests")
+  if not isinstance(found.get("from"), str) or not isinstance(digests, dict):
+    raise _damaged(path)
+  if not all(isinstance(x, str) for x in digests.values()):
+    raise _damaged(path)
   return found
 
 

@@ -5,8 +5,8 @@
 #   NAME=kdjax ZONE=us-west4-a CONFIG=configs/paper.py \
 #     WORKDIR=gs://BUCKET/runs/paper bash launch/queued_resource.sh
 #
-# TYPE (v5litepod-16) and RUNTIME are the slice's; DATA and FLAGS are those of
-# launch/job.sh; the report comes to OUT (results/NAME).
+# TYPE (v5litepod-16) and RUNTIME are the slice's; DATA and FLAGS (bfloat16 unless
+# set) are those of launch/job.sh; the report comes to OUT (results/NAME).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${NAME:=kdjax}" "${ZONE:?is not set}" "${CONFIG:?is not set}"
@@ -40,8 +40,9 @@ acquire() {
 
 # A process a host, which sees its own four chips alone.
 settings=(CONFIG="$CONFIG" WORKDIR="$WORKDIR" DATA="${DATA:-}"
-  FLAGS="${FLAGS:-}" COORDINATOR=auto "TPU_PROCESS_BOUNDS=1,1,1"
-  "TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1" "TPU_VISIBLE_CHIPS=0,1,2,3")
+  FLAGS="${FLAGS---config.engine.dtype=bfloat16}" COORDINATOR=auto
+  "TPU_PROCESS_BOUNDS=1,1,1" "TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1"
+  "TPU_VISIBLE_CHIPS=0,1,2,3")
 job="mkdir -p kdjax && tar xzf kdjax.tgz -C kdjax && cd kdjax &&
   sh launch/install.sh tpu,gcs && env $(printf '%q ' "${settings[@]}") \
   sh launch/job.sh"

@@ -50,11 +50,9 @@ def make_job(options, config, shape):
   workdir = f"{options.bucket.rstrip('/')}/runs/{name}"
   job = yaml.safe_load(options.task.read_text())
   job["name"] = name
-  job["envs"].update(
-    CONFIG=config,
-    WORKDIR=workdir,
-    FLAGS=" ".join(f"--config.{x}" for x in shape.split(";") if x),
-  )
+  fields = [f"--config.{x}" for x in shape.split(";") if x]
+  flags = " ".join([*job["envs"].get("FLAGS", "").split(), *fields])
+  job["envs"].update(CONFIG=config, WORKDIR=workdir, FLAGS=flags)
   return name, workdir, job
 
 

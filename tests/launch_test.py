@@ -194,6 +194,7 @@ def test_a_sweep_writes_a_job_for_every_config_and_shape(tmp_path):
   shaped = jobs["levels-student-widths-8-16-data-image-size-64.yaml"]["envs"]
   assert shaped["CONFIG"] == "configs/levels.py"
   assert shaped["FLAGS"] == (
+    "--config.engine.dtype=bfloat16 "
     "--config.student.widths=8,16 --config.data.image_size=64"
   )
 

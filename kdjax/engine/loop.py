@@ -4,6 +4,7 @@ Teachers and students are trained by this one loop, as two stages.
 """
 
 import contextlib
+import functools
 import itertools
 import math
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kdjax import workdirs
+from kdjax.engine import adoption
 from kdjax.engine import checkpoint
 from kdjax.engine import interruption
 from kdjax.engine import scalars
@@ -29,7 +31,9 @@ def train(study):
     `(teachers, students)`, each a dict from block to `{"params",
     "batch_stats"}` with leaves `[G, ...]`: the best epoch's.
   """
-  teachers = run_stage(study, study.teacher_stage)
+  stage = study.teacher_stage
+  adoption.adopt(study, functools.partial(_checkpoint, study, stage))
+  teachers = run_stage(study, stage)
   students = run_stage(study, study.student_stage, teachers)
   return teachers, students
 

@@ -9,6 +9,7 @@ _NAMES = {
   "finish_epoch": "end of epoch",
 }
 _GIB = 2**30
+_LANES = 128  # Of a TPU's vector registers.
 
 
 def roofline(cost, chip, dtype):
@@ -59,16 +60,18 @@ def _stage(plan, cost):
   )
   stage_seconds = lambda epochs: cost.waves * epochs * epoch
   split = len(layout.devices) if layout.split_batch else 1
+  trials_on_a_chip = layout.block_ids.shape[1] * layout.arm_ids.shape[1]
   return {
     "arms": len(cost.programs.stage.arms),
     "blocks": len(plan.study.blocks),
     "blocks_on_a_host": len(cost.programs.study.blocks),
     "chips_at_work": len(layout.devices),
-    "trials_on_a_chip": layout.block_ids.shape[1] * layout.arm_ids.shape[1],
+    "trials_on_a_chip": trials_on_a_chip,
     "trials_in_memory": layout.block_ids.shape[1] * layout.together,
     "batch_on_a_chip": training.batch_size // split,
     "waves": cost.waves,
     "hbm_bytes": cost.memory,
+    "bytes_of_an_arm": programs["train_epoch"]["bytes"] / trials_on_a_chip,
     "programs": programs,
     "epoch_seconds": epoch,
     "max_epochs": training.max_epochs,
@@ -108,7 +111,7 @@ def table(plan):
     "longer, and what chips send each other, compiling, checkpoints and the",
     "host come on top.",
     f"Rates: {chip.source}, of {_numbers(chip, dtype)}.",
-    *(_ON_GPUS if plan.slice.platform == "gpu" else ()),
+    *(_ON_GPUS if plan.slice.platform == "gpu" else _on_tpus(n)),
     *plan.assumed,
   ]
   return "\n".join(lines)
@@ -128,6 +131,19 @@ _ON_GPUS = (
   "channels included. No kernel was timed: which of cuDNN's is taken, and what",
   "room it works in, shows on the GPU alone.",
 )
+
+
+def _on_tpus(n):
+  """What a TPU's layout does to small batches, if they are."""
+  least = min(s["batch_on_a_chip"] for s in n["stages"].values())
+  if least >= _LANES:
+    return ()
+  return (
+    "In layers of up to 32 channels the batch lies along a register's "
+    f"{_LANES} lanes:",
+    f"{least} cases fill {100 * least / _LANES:.0f} % of them, and move as "
+    "much as a full batch.",
+  )
 
 
 def _numbers(chip, dtype):
@@ -169,6 +185,8 @@ def _columns(n):
     ours = lambda say, name=name: lambda s: say(s["programs"][name])
     row(f"{label}: TFLOP", ours(lambda p: f"{p['flops'] / 1e12:.3f}"))
     row("  GB moved", ours(lambda p: f"{p['bytes'] / 1e9:.2f}"))
+    if name == "train_epoch":
+      row("  GB an arm", lambda s: f"{s['bytes_of_an_arm'] / 1e9:.2f}")
     row("  roofline, ms", ours(lambda p: f"{1e3 * p['roofline_seconds']:.2f}"))
     row("  calls in an epoch", ours(lambda p: f"{p['calls_in_an_epoch']}"))
     row("  compiled in, s", ours(lambda p: f"{p['compile_seconds']:.0f}"))

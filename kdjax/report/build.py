@@ -59,6 +59,8 @@ def publish(results, out):
   public = results.config.data.name == "phantom"
   for name in (workdirs.CONFIG, workdirs.ENVIRONMENT):
     _copy(workdir / name, out / name, words.without_folders)
+  teachers = workdirs.TEACHERS
+  _copy(workdir / teachers, out / teachers, words.without_folders)
   for name in (workdirs.DATA, workdirs.PAIRS, *workdirs.COLUMNS):
     _copy(workdir / name, out / name)
   for path in sorted(report.glob("*.*")):
@@ -97,7 +99,7 @@ def _check(results):
   Raises:
     UserError: a file is damaged.
   """
-  _ = results.data, results.pairs
+  _ = results.data, results.pairs, results.teachers
   environment.read(results.workdir)
   predictions.read(results.workdir)
 

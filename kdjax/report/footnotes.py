@@ -71,6 +71,7 @@ def make(results):
       f"Fewer than {verdicts.FEWEST} independent cases: no verdict is given."
     )
   found += _note_selection(results)
+  found += _note_teachers(results)
   found += _note_pairs(results)
   found += _note_deployed(results)
   found += _note_power(results)
@@ -105,6 +106,18 @@ def _note_selection(results):
     f"Tested is the epoch with {by} on cases held out of training{where}; no "
     "test case chose anything."
   ]
+
+
+def _note_teachers(results):
+  """Where teachers come from that were not trained here."""
+  if not results.teachers:
+    return []
+  source = words.without_folders(results.teachers["from"])
+  digests = ", ".join(
+    f"{block} {digest[:12]}"
+    for block, digest in results.teachers["digests"].items()
+  )
+  return [f"Teachers were taken over from {source} (sha256: {digests})."]
 
 
 def _note_pairs(results):

@@ -153,6 +153,16 @@ class Results:
     there = workdirs.has(self.workdir, workdirs.PAIRS)
     return workdirs.pairs(self.workdir) if there else {}
 
+  @functools.cached_property
+  def teachers(self):
+    """Where teachers were taken over from, and their digests; or {}.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    there = workdirs.has(self.workdir, workdirs.TEACHERS)
+    return workdirs.teachers(self.workdir) if there else {}
+
   def comparison(self, model, reference):
     """The row that compares the two, as a dict, or None."""
     frame = self.comparisons
