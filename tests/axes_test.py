@@ -16,6 +16,7 @@ from kdjax.distill import losses
 from kdjax.distill import trials
 from kdjax.errors import UserError
 from kdjax.report import factors
+from kdjax.report import paired
 from kdjax.report import results
 from tests import simulated
 
@@ -61,7 +62,7 @@ def test_a_made_up_axis_is_everywhere(made_up, tmp_path):
   rng = np.random.default_rng(0)
   frame = simulated.per_case(rng, {name: 0.0 for name in names})
   levels = factors.of_arms(arms)
-  contrasts = factors.contrasts(frame, levels)
+  contrasts = factors.contrasts(paired.make(frame), levels)
   assert list(contrasts["factor"]) == ["fading"]
   assert not factors.mixed_model(frame, levels)["note"].any()
   found = results.Results(**simulated_results(tmp_path, config, arms, frame))
