@@ -186,7 +186,7 @@ def claim(config, workdir, write=True):
     return
   trained = lambda tree: {
     name: value
-    for name, value in _flatten(tree).items()
+    for name, value in flatten(tree).items()
     if not any(f"{name}.".startswith(f"{free}.") for free in FREE)
   }
   old, new = trained(old), trained(new)
@@ -250,11 +250,12 @@ def _tuples(tree):
   return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
 
 
-def _flatten(tree, prefix=""):
+def flatten(tree, prefix=""):
+  """The fields of nested dicts by dotted name, behind `prefix`."""
   flat = {}
   for name, value in tree.items():
     if isinstance(value, dict):
-      flat.update(_flatten(value, f"{prefix}{name}."))
+      flat.update(flatten(value, f"{prefix}{name}."))
     else:
       flat[prefix + name] = value
   return flat

@@ -57,7 +57,7 @@ def test_it_keeps_them_and_goes_on_without_the_other_workdir(source, tmp_path):
   workdir = tmp_path / "run"
   study = make(workdir, other)
   loop.train(study)
-  shutil.rmtree(other / "checkpoints")
+  shutil.rmtree(other)
   (workdir / workdirs.HISTORY).unlink()
   loop.train(study)
   written = (workdir / workdirs.HISTORY).read_bytes()

@@ -1,11 +1,13 @@
 """Teachers that another workdir trained, taken over as if trained here."""
 
 import contextlib
+import dataclasses
 import json
 import sys
 
 from etils import epath
 
+from kdjax import configs
 from kdjax import files
 from kdjax import workdirs
 from kdjax.engine import checkpoint
@@ -34,17 +36,15 @@ def adopt(study, open_checkpoint):
   if not name:
     return
   source = epath.Path(name).expanduser()
-  theirs = files.read_json(workdirs.there(source, workdirs.CONFIG))
-  _check_alike(study, source, theirs)
-  _check_unseen(study, source)
-  seeds = theirs.get("seeds") or [0]
-  digests = {}
+  seeds, digests = None, {}
   for block in study.blocks:
-    seed = block.seed if block.seed in seeds else seeds[0]
     with contextlib.closing(open_checkpoint(block)) as saved:
       mine = saved.restore()
       if not mine.step:
-        mine = _read(source, f"fold{block.fold}-seed{seed}")
+        # Once; a run that has its teachers needs the other workdir no more.
+        seeds = seeds or _check(study, source)
+        seed = block.seed if block.seed in seeds else seeds[0]
+        mine = _read(source, dataclasses.replace(block, seed=seed).name)
         mine.history = [x | {"seed": block.seed} for x in mine.history]
         saved.save(mine)
       digests[block.name] = mine.digest()
@@ -52,6 +52,14 @@ def adopt(study, open_checkpoint):
     record = {"from": str(source), "digests": digests}
     workdirs.write_record(study.workdir, workdirs.TEACHERS, record)
   print(f"teacher: taken over from {source}.", file=sys.stderr)
+
+
+def _check(study, source):
+  """Refuses a workdir whose teachers cannot be taken; returns its seeds."""
+  theirs = files.read_json(workdirs.there(source, workdirs.CONFIG))
+  _check_alike(study, source, theirs)
+  _check_unseen(study, source)
+  return theirs.get("seeds") or [0]
 
 
 def _read(source, block):
@@ -70,17 +78,17 @@ def _read(source, block):
 def _check_alike(study, source, theirs):
   """Refuses teachers that this config would not have trained."""
   ours = json.loads(json.dumps(study.config.to_dict(), default=list))
-  for name in _ALIKE:
-    there, here = (_flat(x, name) for x in (theirs, ours))
-    for field, value in here.items():
-      # An older kdjax had no such field.
-      if field.endswith(".checkpoint") or field not in there:
-        continue
-      if there[field] != value:
-        raise UserError(
-          f"teacher_training.checkpoint={source}: its {field} is "
-          f"{there[field]!r} and not {value!r}: set them alike."
-        )
+  there, here = configs.flatten(theirs), configs.flatten(ours)
+  for field, value in here.items():
+    asked = any(f"{field}.".startswith(f"{x}.") for x in _ALIKE)
+    # An older kdjax had no such field.
+    if not asked or field.endswith(".checkpoint") or field not in there:
+      continue
+    if there[field] != value:
+      raise UserError(
+        f"teacher_training.checkpoint={source}: its {field} is "
+        f"{there[field]!r} and not {value!r}: set them alike."
+      )
 
 
 def _check_unseen(study, source):
@@ -110,12 +118,3 @@ def _check_unseen(study, source):
           f"was trained on case {dataset.cases[i]}, which is tested here: "
           "take the data and splits of that run."
         )
-
-
-def _flat(tree, name):
-  """The fields of a group, or the one field, by dotted name."""
-  for part in name.split("."):
-    tree = tree.get(part, {}) if isinstance(tree, dict) else {}
-  if not isinstance(tree, dict):
-    return {name: tree}
-  return {f"{name}.{key}": value for key, value in tree.items()}

@@ -140,8 +140,7 @@ class Results:
     Raises:
       UserError: it is damaged.
     """
-    there = workdirs.has(self.workdir, workdirs.DATA)
-    return workdirs.data(self.workdir) if there else {}
+    return self._read(workdirs.DATA, workdirs.data)
 
   @functools.cached_property
   def pairs(self):
@@ -150,8 +149,7 @@ class Results:
     Raises:
       UserError: it is damaged.
     """
-    there = workdirs.has(self.workdir, workdirs.PAIRS)
-    return workdirs.pairs(self.workdir) if there else {}
+    return self._read(workdirs.PAIRS, workdirs.pairs)
 
   @functools.cached_property
   def teachers(self):
@@ -160,8 +158,12 @@ class Results:
     Raises:
       UserError: it is damaged.
     """
-    there = workdirs.has(self.workdir, workdirs.TEACHERS)
-    return workdirs.teachers(self.workdir) if there else {}
+    return self._read(workdirs.TEACHERS, workdirs.teachers)
+
+  def _read(self, name, reader):
+    """What `reader` makes of a file that may be missing; {} where it is."""
+    there = workdirs.has(self.workdir, name)
+    return reader(self.workdir) if there else {}
 
   def comparison(self, model, reference):
     """The row that compares the two, as a dict, or None."""
