@@ -40,9 +40,11 @@ def get_config(size="full"):
     pair=PAIRS,
   )
   if size == "tiny":
-    config.grid.pair = (
-      ("encoder2", "encoder2"),
-      ("encoder3", "encoder4"),
-      (("encoder4", "encoder5", 0.5), ("decoder1", "decoder1", 0.5)),
+    config.grid.update(
+      loss=("KLD", "AT"),
+      pair=(
+        ("encoder2", "encoder2"),
+        (("encoder4", "encoder5", 0.5), ("decoder1", "decoder1", 0.5)),
+      ),
     )
   return config

@@ -1,8 +1,5 @@
 """What a notebook or a launcher calls: train a study, report on a workdir."""
 
-import pathlib
-import warnings
-
 from etils import epath
 import jax
 
@@ -11,6 +8,7 @@ from kdjax import files
 from kdjax import workdirs
 from kdjax.deploy import latency
 from kdjax.distill import trials
+from kdjax.engine import compilations
 from kdjax.engine import cores
 from kdjax.engine import levels
 from kdjax.engine import loop
@@ -46,7 +44,7 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
       another config, or another process trains in it.
   """
   workdir = epath.Path(workdir)
-  keep_compilations(config)
+  compilations.keep(config)
   cores.divide(config, alone=coordinator is None and count is None)
   share = processes.join(coordinator, count, index)
   study = studies.make_study(config, workdir)
@@ -110,13 +108,3 @@ def read(workdir):
       )
   counts = {} if stored else networks.parameters(config)
   return results.compute(workdir, config, trials.make_arms(config.grid), counts)
-
-
-def keep_compilations(config):
-  """The same programs of a later run, or after a resume, compile in no time.
-
-  Those that call oneDNN compile anew: XLA cannot write them to a file.
-  """
-  cache = pathlib.Path(config.data.cache_dir).expanduser() / "compilations"
-  jax.config.update("jax_compilation_cache_dir", str(cache))
-  warnings.filterwarnings("ignore", "Error writing persistent.*bad_alloc")

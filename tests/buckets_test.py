@@ -22,14 +22,7 @@ WORKDIR = "gs://bucket/runs/tiny"
 def start(command, *flags, **environment):
   return started.Process(
     [sys.executable, "-m", "kdjax.cli", command, *flags],
-    env={
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "XLA_FLAGS": "",
-      **environment,
-    },
+    env=started.environment(**environment),
   )
 
 

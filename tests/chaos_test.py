@@ -41,18 +41,16 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
-  """A run that nobody disturbed: `(workdir, cache)`."""
+  """The workdir of a run that nobody disturbed."""
   folder = tmp_path_factory.mktemp("undisturbed")
-  run = killed.Run(folder / "run", data, folder / "cache")
-  run.finish()
-  return folder / "run", folder / "cache"
+  killed.Run(folder / "run", data, folder / "cache").finish()
+  return folder / "run"
 
 
 @pytest.fixture
-def cache(undisturbed, tmp_path):
-  """A cache of nothing but compilations."""
-  shutil.copytree(undisturbed[1] / "compilations", tmp_path / "compilations")
-  return tmp_path
+def cache(tmp_path):
+  """A cache without data."""
+  return tmp_path / "cache"
 
 
 def kill(run, phase, in_save, rng):
@@ -94,7 +92,7 @@ def test_23_kills_anywhere_leave_every_table_as_it_is_undisturbed(
         break
     assert hits == times, (phase, in_save)
   start().finish()
-  assert killed.written(tmp_path / "run") == killed.written(undisturbed[0])
+  assert killed.written(tmp_path / "run") == killed.written(undisturbed)
   with (tmp_path / "run" / "per_case.csv").open() as file:
     dice = {row["dice"] for row in csv.DictReader(file)}
   assert len(dice) > 10  # Or equal tables would say nothing.
@@ -120,7 +118,7 @@ def asked_to_stop(run, phase, in_save, number, times):
 def test_signals_anywhere_say_how_to_resume_and_change_no_byte(
   undisturbed, data, cache, tmp_path
 ):
-  (tmp_path / "cold").mkdir()
+  cold = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cold")}
   for phase, in_save, number, times in (
     ("teacher", None, signal.SIGTERM, 1),
     ("teacher", None, signal.SIGINT, 1),
@@ -135,7 +133,10 @@ def test_signals_anywhere_say_how_to_resume_and_change_no_byte(
   ):
     compiling = phase == "teacher" and in_save is None
     run = killed.Run(
-      tmp_path / "run", data, tmp_path / "cold" if compiling else cache
+      tmp_path / "run",
+      data,
+      cache,
+      environment=cold if compiling else None,
     )
     status = asked_to_stop(run, phase, in_save, number, times)
     assert status == 128 + number, run.err
@@ -147,7 +148,7 @@ def test_signals_anywhere_say_how_to_resume_and_change_no_byte(
       f"kdjax train --config {killed.CONFIG} --workdir {run.workdir}" in line
     )
   killed.Run(tmp_path / "run", data, cache).finish()
-  assert killed.written(tmp_path / "run") == killed.written(undisturbed[0])
+  assert killed.written(tmp_path / "run") == killed.written(undisturbed)
 
 
 def states(workdir, stage):
@@ -268,7 +269,7 @@ def test_a_vanished_data_folder_is_named_and_the_run_goes_on_when_it_is_back(
   assert str(moved) in line
   (tmp_path / "away").rename(moved)
   killed.Run(tmp_path / "run", moved, cache).finish()
-  assert killed.written(tmp_path / "run") == killed.written(undisturbed[0])
+  assert killed.written(tmp_path / "run") == killed.written(undisturbed)
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied"])
@@ -291,7 +292,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
   assert f"{folder / str(newest)}: damaged" in run.err
   assert (folder / f"damaged-{newest}").is_dir()
   assert "begins anew" not in run.err
-  assert killed.written(tmp_path / "run") == killed.written(undisturbed[0])
+  assert killed.written(tmp_path / "run") == killed.written(undisturbed)
 
 
 @contextlib.contextmanager
@@ -337,7 +338,7 @@ def test_a_full_or_read_only_disk_is_named_and_loses_nothing(
       assert "Read-only" in line and str(tmp_path) in line
       assert mount("remount", "rw")
     killed.Run(tmp_path / "run", data, cache).finish()
-    assert killed.written(tmp_path / "run") == killed.written(undisturbed[0])
+    assert killed.written(tmp_path / "run") == killed.written(undisturbed)
 
 
 def limit_files():

@@ -1,14 +1,23 @@
 """Four CPU devices, strict shapes, quick compilation."""
 
+import atexit
 import gc
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  # One cache of compilations for all that this run of the tests starts: its
+  # workers and their commands. Half of a test's time goes into compiling.
+  _KEPT = tempfile.mkdtemp(prefix="kdjax-tests-")
+  atexit.register(shutil.rmtree, _KEPT, ignore_errors=True)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _KEPT
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
@@ -54,18 +63,6 @@ def _room_for_programs():
   if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
     jax.clear_caches()
     gc.collect()
-
-
-@pytest.fixture(autouse=True)
-def _no_compilation_cache_left():
-  """Takes back what a command does to the process it runs in.
-
-  Programs that call oneDNN cannot be written to it: JAX warns.
-  """
-  yield
-  if jax.config.jax_compilation_cache_dir is not None:
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)

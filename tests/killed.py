@@ -1,6 +1,5 @@
 """The real command in a process of its own, to be watched and stopped."""
 
-import os
 import sys
 
 import PIL.Image
@@ -55,7 +54,16 @@ class Run(started.Process):
     workdir: its workdir.
   """
 
-  def __init__(self, workdir, data, cache, devices=1, before=None, **settings):
+  def __init__(
+    self,
+    workdir,
+    data,
+    cache,
+    devices=1,
+    before=None,
+    environment=None,
+    **settings,
+  ):
     """Starts it.
 
     Args:
@@ -64,6 +72,7 @@ class Run(started.Process):
       cache: its `data.cache_dir`.
       devices: virtual ones.
       before: called in the new process.
+      environment: variables, beside those of `started.environment`.
       **settings: of the config, "__" for ".", beside `SETTINGS`.
     """
     self.workdir = workdir
@@ -76,15 +85,12 @@ class Run(started.Process):
         *(f"--config.{key}={value}" for key, value in given.items()),
       ],
       preexec_fn=before,
-      env=os.environ
-      | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_ENABLE_X64": str(int(dotted.get("engine.dtype") == "float64")),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-      },
+      env=started.environment(
+        devices,
+        JAX_ENABLE_X64=str(int(dotted.get("engine.dtype") == "float64")),
+        TF_CPP_MIN_LOG_LEVEL="2",
+        **environment or {},
+      ),
     )
 
   @property

@@ -229,19 +229,13 @@ def house(tmp_path):
 
 
 def environment(tmp_path, cache, **more):
-  return {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "XLA_FLAGS": "",
-    "PYTHONPATH": os.getcwd(),
-    "BIN": str(pathlib.Path(sys.executable).parent),
-    "CONFIG": "configs/paper.py:tiny",
-    "WORKDIR": str(tmp_path / "run"),
-    "FLAGS": FLAGS.format(cache=cache),
-    **more,
-  }
+  return started.environment(
+    PYTHONPATH=os.getcwd(),
+    BIN=str(pathlib.Path(sys.executable).parent),
+    CONFIG="configs/paper.py:tiny",
+    WORKDIR=str(tmp_path / "run"),
+    FLAGS=FLAGS.format(cache=cache),
+  ) | more
 
 
 def start(script, house, env):

@@ -1,6 +1,7 @@
 """Convolutions of jaxlib's own oneDNN are the plain ones, quicker."""
 
 import functools
+import os
 import subprocess
 import sys
 
@@ -137,10 +138,10 @@ def test_its_operations_are_counted_as_xla_counts_its_own():
 CACHED = """
 import sys
 import jax, ml_collections
-from kdjax import run
+from kdjax.engine import compilations
 from tests import onednn_test
 data = dict(cache_dir=sys.argv[1])
-run.keep_compilations(ml_collections.ConfigDict(dict(data=data)))
+compilations.keep(ml_collections.ConfigDict(dict(data=data)))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 x, k = (operand[0] for operand in onednn_test.operands("3x3"))
 convolve = onednn_test.make("3x3", onednn_test.convolution.with_onednn)
@@ -152,6 +153,7 @@ jax.jit(jax.numpy.sin)(x).block_until_ready()
 def test_the_compilation_cache_leaves_it_out_without_a_word(tmp_path):
   run = subprocess.run(
     [sys.executable, "-c", CACHED, str(tmp_path)],
+    env=os.environ | {"JAX_COMPILATION_CACHE_DIR": ""},
     capture_output=True,
     text=True,
     check=True,

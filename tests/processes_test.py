@@ -168,14 +168,7 @@ def start(workdir, cache, *flags, program=("-m", "kdjax.cli"), **environment):
       f"--workdir={workdir}",
       *flags,
     ],
-    env={
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      **environment,
-    },
+    env=started.environment(devices=2, **environment),
   )
 
 

@@ -5,6 +5,7 @@ command counts as hanging when it has said nothing for `SILENCE`.
 """
 
 import os
+import pathlib
 import select
 import signal
 import subprocess
@@ -14,6 +15,23 @@ import time
 SILENCE = 600  # Seconds; the longest without a word is a compilation.
 
 _started = []
+
+
+def environment(devices=1, **more):
+  """Where a command runs: a CPU of `devices`, quickly compiled for.
+
+  With a cache of compilations that all of them share, and the tests' own
+  process does not: they are killed while they write it.
+  """
+  kept = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"], "commands")
+  return {
+    **os.environ,
+    "JAX_COMPILATION_CACHE_DIR": str(kept),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    **more,
+  }
 
 
 class Process:
