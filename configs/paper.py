@@ -92,6 +92,7 @@ def get_config(size="full"):
     pathway=("L", "H", "HReg"),
     loss=("MSE", "KLD"),
     view=("strong", "weak"),  # The teacher's; or "cached".
+    source=("trained",),  # Controls: "untrained", "swapped".
     pair=(("encoder4", "encoder5"),),  # Student's and teacher's tap.
     alpha=(0.5,),
     temperature=(1.0,),

@@ -181,7 +181,7 @@ def claim(config, workdir, write=True):
   if write and not path.exists():
     files.write_text(path, text)
     return
-  old, new = files.read_json(path), json.loads(text)
+  old, new = _with_new_axes(files.read_json(path)), json.loads(text)
   if old == new:
     return
   trained = lambda tree: {
@@ -210,15 +210,20 @@ def read(workdir):
     UserError: there is none.
   """
   path = workdirs.there(workdir, workdirs.CONFIG)
-  tree = _tuples(files.read_json(path))
-  if isinstance(tree, dict) and isinstance(tree.get("grid"), dict):
-    # An older kdjax had no such axis.
-    tree["grid"] = {"soft_dice": (0.0,), **tree["grid"]}
+  tree = _tuples(_with_new_axes(files.read_json(path)))
   try:
     _check_read(tree)
   except UserError as error:
     raise UserError(f"{path} is damaged ({error}): restore it.") from error
   return ml_collections.ConfigDict(tree).lock()
+
+
+def _with_new_axes(tree):
+  """What config.json holds, with the axes that an older kdjax had not."""
+  if isinstance(tree, dict) and isinstance(tree.get("grid"), dict):
+    new = {"soft_dice": [0.0], "source": ["trained"]}
+    return {**tree, "grid": {**new, **tree["grid"]}}
+  return tree
 
 
 # What a report cannot do without.

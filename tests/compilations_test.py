@@ -11,7 +11,8 @@ import sys
 import jax, ml_collections
 from kdjax.engine import compilations
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-compilations.keep(ml_collections.ConfigDict({"data": {"cache_dir": sys.argv[1]}}))
+data = dict(cache_dir=sys.argv[1])
+compilations.keep(ml_collections.ConfigDict(dict(data=data)))
 for function in (jax.numpy.sin, jax.numpy.cos):
   jax.jit(function)(1.0).block_until_ready()
 """

@@ -229,13 +229,16 @@ def house(tmp_path):
 
 
 def environment(tmp_path, cache, **more):
-  return started.environment(
-    PYTHONPATH=os.getcwd(),
-    BIN=str(pathlib.Path(sys.executable).parent),
-    CONFIG="configs/paper.py:tiny",
-    WORKDIR=str(tmp_path / "run"),
-    FLAGS=FLAGS.format(cache=cache),
-  ) | more
+  return (
+    started.environment(
+      PYTHONPATH=os.getcwd(),
+      BIN=str(pathlib.Path(sys.executable).parent),
+      CONFIG="configs/paper.py:tiny",
+      WORKDIR=str(tmp_path / "run"),
+      FLAGS=FLAGS.format(cache=cache),
+    )
+    | more
+  )
 
 
 def start(script, house, env):

@@ -15,6 +15,7 @@ GRID = {
   "pathway": ("L", "H", "HReg"),
   "loss": ("MSE", "KLD"),
   "view": ("strong", "weak"),
+  "source": ("trained",),
   "pair": (("encoder4", "encoder5"),),
   "alpha": (0.5,),
   "temperature": (1.0,),

@@ -35,7 +35,7 @@ def make_objective(pathway, loss="MSE"):
   return trials.Objective(pathway, loss, pairs)
 
 
-def make_trial(pathway=None, view=0, **numbers):
+def make_trial(pathway=None, answer=0, **numbers):
   numbers = {
     "alpha": 0.5 if pathway else 0.0,
     "temperature": 1.0,
@@ -45,7 +45,7 @@ def make_trial(pathway=None, view=0, **numbers):
     **numbers,
   }
   return trials.Trial(
-    view=jnp.int32(view),
+    answer=jnp.int32(answer),
     numbers={name: jnp.float32(value) for name, value in numbers.items()},
   )
 
@@ -182,7 +182,7 @@ def test_lanes_of_one_objective_share_a_group_and_its_regressors():
 def test_a_trial_beside_others_is_the_trial_alone(states):
   arms = [(None, make_trial())]
   arms += [
-    (x, make_trial(x.pathway, view=i % 2, learning_rate=0.01 * (1 + i)))
+    (x, make_trial(x.pathway, answer=i % 2, learning_rate=0.01 * (1 + i)))
     for i, x in enumerate(OBJECTIVES)
   ]
   found = list(zip(arms, run_all(states, arms), strict=True))
@@ -282,10 +282,10 @@ def test_the_gradient_is_that_of_the_weighed_sum(states):
     np.testing.assert_allclose(slope, length, rtol=0.05)
 
 
-def test_the_trial_picks_its_teachers_view(states):
+def test_the_trial_picks_its_answer(states):
   strong, weak = (
-    float(run(states, "L", "MSE", view=view).trials.sums["distill"])
-    for view in (0, 1)
+    float(run(states, "L", "MSE", answer=answer).trials.sums["distill"])
+    for answer in (0, 1)
   )
   assert strong != weak
 
@@ -427,7 +427,7 @@ def test_the_cached_view_asks_no_teacher():
   answers = jax.random.normal(jax.random.key(0), (2, 8, 8, 2))
   block = {
     "key": jax.random.key(1),
-    "answers": (answers, {"encoder3": answers[:, ::4, ::4]}),
+    "answers": {"teacher": (answers, {"encoder3": answers[:, ::4, ::4]})},
     "rows": jnp.array([0, 0, 1, 0, 0]),  # Cases 4 and 2 are trained on.
   }
   data = {
@@ -441,6 +441,7 @@ def test_the_cached_view_asks_no_teacher():
     epochs,
     teacher=None,
     views=("cached",),
+    answers=(("cached", "trained"),),
     teacher_taps=("encoder3",),
     render=lambda key, image, mask: (
       {"strong": image + jax.random.uniform(key)},

@@ -112,10 +112,10 @@ def test_every_arm_refers_to_the_student_of_its_learning_rate():
 def test_stacked_numbers_say_what_the_arms_say():
   arms = trials.make_arms(grid(alpha=(0.25, 0.5)))
   stacked = trials.stack(arms)
-  views = trials.views(arms)
+  answers = trials.answers(arms)
   for i, arm in enumerate(arms):
     if arm.objective:
-      assert views[int(stacked.view[i])] == arm.view
+      assert answers[int(stacked.answer[i])] == (arm.view, arm.source)
     assert arm.numbers.keys() == stacked.numbers.keys()
     for name, number in arm.numbers.items():
       np.testing.assert_allclose(stacked.numbers[name][i], number)

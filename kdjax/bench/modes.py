@@ -164,12 +164,12 @@ def teacher_flops(study):
 
 
 def distilling(study):
-  """The arms that distil, sorted by the view that their teacher sees.
+  """The arms that distil, no controls, sorted by what their teacher sees.
 
   A program of the first few arms then asks the teacher for as few views as
   they need.
   """
-  arms = [arm for arm in study.arms if arm.objective]
+  arms = [arm for arm in study.arms if arm.objective and not arm.control]
   if not arms:
     raise UserError("bench needs a grid with arms that distil something.")
   return sorted(arms, key=lambda arm: axes.VIEWS.index(arm.view))

@@ -17,6 +17,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from kdjax.distill import axes
 from kdjax.distill import trials
 from kdjax.engine import networks
 from kdjax.engine import stages
@@ -213,6 +214,9 @@ def _check(study):
   for view in trials.views(study.arms):
     if view not in _VIEWS:
       raise _missing(f"grid.view={view}", _VIEWS)
+  for arm in study.arms:
+    if arm.control:
+      raise _missing(f"grid.source={arm.source}", axes.SOURCES[:1])
 
 
 def _missing(what, known):

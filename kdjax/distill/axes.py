@@ -19,6 +19,16 @@ VIEWS = ("strong", "weak", "cached")
 
 _VIEW_SUFFIXES = {"strong": "", "weak": "_WAug", "cached": "_Cached"}
 
+# Who answers: the teacher, or as a control the same network as its training
+# found it, or the teacher about another case of the batch.
+SOURCES = ("trained", "untrained", "swapped")
+
+_SOURCE_SUFFIXES = {
+  "trained": "",
+  "untrained": "_Untrained",
+  "swapped": "_Swapped",
+}
+
 
 def _by_all(pathway, loss):
   """Read by every arm, Students too."""
@@ -80,8 +90,7 @@ class Axis:
       arm that does not read it. None for an axis of names.
     objection: from a value to what is wrong with it, said behind the axis'
       name, or None.
-    word: from an arm's objective and view to the value's word; None for
-      numbers, which the arm has.
+    word: from an arm to the value's word; None for numbers, which the arm has.
   """
 
   name: str
@@ -104,7 +113,7 @@ AXES = (
     objection=_one_of(tuple(pathways.PATHWAYS)),
     suffix=str,
     always_shown=True,
-    word=lambda objective, view: objective.pathway,
+    word=lambda arm: arm.objective.pathway,
   ),
   Axis(
     "loss",
@@ -114,7 +123,7 @@ AXES = (
     objection=_loss_objection,
     suffix="_{}".format,
     always_shown=True,
-    word=lambda objective, view: objective.loss,
+    word=lambda arm: arm.objective.loss,
   ),
   Axis(
     "view",
@@ -128,7 +137,21 @@ AXES = (
     objection=_one_of(VIEWS),
     suffix=_VIEW_SUFFIXES.__getitem__,
     always_shown=True,
-    word=lambda objective, view: view,
+    word=lambda arm: arm.view,
+  ),
+  Axis(
+    "source",
+    fields.Field(
+      "who answers: trained; and as controls untrained, the teacher's network "
+      "as its training found it, and swapped, the teacher about another case",
+      str,
+    ),
+    "whether it is the teacher's knowledge that helps",
+    _by_distilled,
+    objection=_one_of(SOURCES),
+    suffix=_SOURCE_SUFFIXES.__getitem__,
+    always_shown=True,
+    word=lambda arm: arm.source,
   ),
   Axis(
     "pair",
@@ -139,7 +162,7 @@ AXES = (
     _at_a_level,
     objection=pairs.objection,
     suffix=lambda value: f"_{pairs.name(pairs.make(value))}",
-    word=lambda objective, view: pairs.name(objective.pairs),
+    word=lambda arm: pairs.name(arm.objective.pairs),
   ),
   Axis(
     "alpha",

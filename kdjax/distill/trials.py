@@ -41,6 +41,7 @@ class Arm:
     reference: name of the Student that differs in nothing but distillation.
     objective: what is distilled; None for a Student or a Teacher.
     view: what the teacher sees, one of `axes.VIEWS`.
+    source: who answers, one of `axes.SOURCES`.
     numbers: by the axes of `axes.numbers()`, what it trains with.
   """
 
@@ -48,7 +49,13 @@ class Arm:
   reference: str
   objective: Objective | None
   view: str
+  source: str
   numbers: dict[str, float]
+
+  @property
+  def control(self):
+    """Whether it learns from no trained teacher's answer to its case."""
+    return self.source != axes.SOURCES[0]
 
   def word(self, axis):
     """The arm's value of an `Axis`, in a word; "" where it reads none."""
@@ -56,7 +63,7 @@ class Arm:
     if not axis.read_by(what and what.pathway, what and what.loss):
       return ""
     if axis.word:
-      return axis.word(what, self.view)
+      return axis.word(self)
     return f"{self.numbers[axis.name]:g}"
 
 
@@ -67,11 +74,11 @@ class Trial:
   The objective is no number, see `engine.lanes`.
 
   Attributes:
-    view: index into the views that the grid uses.
+    answer: index into the `answers` that the grid uses.
     numbers: by the axes of `axes.numbers()`.
   """
 
-  view: jax.Array
+  answer: jax.Array
   numbers: dict[str, jax.Array]
 
 
@@ -99,9 +106,7 @@ def make_arms(grid):
       )
 
     student = "Student" + suffix(None, None)
-    students[student] = Arm(
-      student, student, None, axes.VIEWS[0], _numbers(point, None, None)
-    )
+    students[student] = _untaught(student, point)
     what = point["pathway"], point["loss"]
     name = suffix(*what)
     distilled[name] = Arm(
@@ -109,6 +114,7 @@ def make_arms(grid):
       student,
       Objective(*what, () if what[0] == "L" else pairs.make(point["pair"])),
       point["view"],
+      point["source"],
       _numbers(point, *what),
     )
   return (*students.values(), *distilled.values())
@@ -120,9 +126,20 @@ def make_teacher(training):
   Args:
     training: a config's `teacher_training`, with `axes.of_training()` in it.
   """
-  return Arm(
-    "Teacher", "Teacher", None, axes.VIEWS[0], _numbers(training, None, None)
-  )
+  return _untaught("Teacher", training)
+
+
+def controls(arms):
+  """Each control to the arm that differs in its source alone, or to None."""
+  alike = lambda arm: (arm.objective, arm.view, *arm.numbers.values())
+  real = {alike(arm): arm.name for arm in arms if not arm.control}
+  return {arm.name: real.get(alike(arm)) for arm in arms if arm.control}
+
+
+def _untaught(name, point):
+  """An arm that distils nothing, and so is its own reference."""
+  numbers = _numbers(point, None, None)
+  return Arm(name, name, None, axes.VIEWS[0], axes.SOURCES[0], numbers)
 
 
 def _numbers(point, pathway, loss):
@@ -169,12 +186,19 @@ def views(arms):
   return tuple(view for view in axes.VIEWS if view in seen)
 
 
+def answers(arms):
+  """The distinct `(view, source)` that `arms` learn from, in axes' order."""
+  used = {(arm.view, arm.source) for arm in arms if arm.objective}
+  every = itertools.product(axes.VIEWS, axes.SOURCES)
+  return tuple(answer for answer in every if answer in used)
+
+
 def stack(arms):
   """Turns `G` arms into one `Trial` with leaves `[G]`."""
-  seen = views(arms) or axes.VIEWS
+  place = {answer: i for i, answer in enumerate(answers(arms))}
   return Trial(
-    view=jnp.array(
-      [seen.index(arm.view) if arm.objective else 0 for arm in arms], jnp.int32
+    answer=jnp.array(
+      [place.get((arm.view, arm.source), 0) for arm in arms], jnp.int32
     ),
     numbers={
       axis.name: jnp.array(

@@ -3,9 +3,24 @@
 Pure functions; `parallel` lifts them.
 """
 
+import functools
+
 import jax
+import jax.numpy as jnp
 
 from kdjax.distill import taps
+
+# Whose variables in a block answer, by `axes.SOURCES`.
+_NETWORKS = {
+  "trained": "teacher",
+  "untrained": "untrained",
+  "swapped": "teacher",
+}
+
+
+def networks(answers):
+  """The names in a block of the networks that give these `(view, source)`."""
+  return tuple(dict.fromkeys(_NETWORKS[source] for _, source in answers))
 
 
 def answer(block, data, cases, *, teacher, teacher_taps, normalise):
@@ -76,24 +91,26 @@ def prepare_batch(
   epochs,
   *,
   teacher,
-  views,
+  answers,
   teacher_taps,
   carry,
   **rendering,
 ):
   """Makes what all trials of a block share in a step: views and answers.
 
-  The answers are what the block's teacher returns for each view.
+  A swapped answer is that about the case before it in the batch, which is drawn
+  anew in every pass.
 
   Args:
-    block: `{"key", "teacher"}`: random key and the teacher's variables; for
-      view "cached" also `{"answers", "rows"}`: what `answer` returned for the
+    block: `{"key", "teacher"}`: random key and the teacher's variables, and
+      `"untrained"`, as many, where they are asked; for view "cached" also
+      `{"answers", "rows"}`: by `networks`, what `answer` returned for the
       training images, and `[M]`, where a case stands in it.
     data: `{"images": [M, S, S] uint8, "masks": [M, S, S] uint8}`, all cases.
     cases: `[B]`, rows of `data`.
     epochs: `[B]`, the pass over the training cases that each belongs to.
     teacher: linen module, or None.
-    views: names of the views that a teacher sees in this grid.
+    answers: `trials.answers`, what the grid learns from.
     teacher_taps: taps of the teacher that the grid's objectives need.
     carry: from key and maps to maps in the frame of the views.
     **rendering: what else `render_batch` takes.
@@ -101,18 +118,23 @@ def prepare_batch(
   Returns:
     `(batch, teachers)` as `train_step` takes them.
   """
-  batch, inputs, keys = render_batch(
-    block, data, cases, epochs, views=views, **rendering
-  )
+  batch, inputs, keys = render_batch(block, data, cases, epochs, **rendering)
 
-  def ask(view):
+  @functools.cache
+  def ask(view, network):
     if view == "cached":
       rows = block["rows"][cases]
-      answers = jax.tree.map(lambda x: x[rows], block["answers"])
-      return jax.vmap(carry)(keys, answers)
+      said = jax.tree.map(lambda x: x[rows], block["answers"][network])
+      return jax.vmap(carry)(keys, said)
     logits, features, _ = taps.apply(
-      teacher, block["teacher"], inputs[view], taps=teacher_taps
+      teacher, block[network], inputs[view], taps=teacher_taps
     )
     return logits, features
 
-  return batch, tuple(ask(view) for view in views)
+  def find(view, source):
+    said = ask(view, _NETWORKS[source])
+    if source == "swapped":
+      return jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), said)
+    return said
+
+  return batch, tuple(find(*answer) for answer in answers)

@@ -6,6 +6,7 @@ from kdjax.distill import pathways
 from kdjax.distill import sense
 from kdjax.distill import taps
 from kdjax.distill import trials
+from kdjax.engine import batches
 from kdjax.engine import convolution
 from kdjax.engine import levels
 from kdjax.engine import memory
@@ -132,7 +133,8 @@ def _check_memory(study, role):
 
 def _check_cache(study):
   """Refuses a cache of the teacher's maps that no device could hold."""
-  if "cached" not in trials.views(study.arms):
+  answers = [x for x in trials.answers(study.arms) if x[0] == "cached"]
+  if not answers:
     return
   model = study.make_model("teacher")
   side = study.config.data.image_size
@@ -145,7 +147,7 @@ def _check_cache(study):
     x.size * x.dtype.itemsize for x in features.values()
   )
   images = max(len(fold.train) for fold in study.folds)
-  held = an_image * images
+  held = an_image * images * len(batches.networks(answers))
   there = memory.of_device(jax.local_devices()[0])
   if there and held > there:
     raise UserError(
@@ -157,6 +159,12 @@ def _check_cache(study):
 
 def _check_objectives(study):
   """Refuses what would train and distil nothing."""
+  swapped = any(arm.source == "swapped" for arm in study.arms)
+  if swapped and study.config.student_training.batch_size < 2:
+    raise UserError(
+      "grid.source=swapped learns from another case of the batch: set "
+      "student_training.batch_size above 1."
+    )
   objectives = trials.objectives(study.arms)
   shapes = levels.shapes(study)
   relu = study.config.regressor.activation == "relu"

@@ -116,7 +116,7 @@ def train_step(
     lanes: `Lanes`.
     count: steps done before this one, shared by all trials of a block.
     batch: `{"image": [B, H, W, C] (strong view), "mask": [B, H, W]}`.
-    teachers: `(logits, features)` for every view that the grid uses.
+    teachers: `(logits, features)` for every answer that the grid uses.
     lists: lists of an `Objective` or None for each of the `P` lanes.
     student: linen module.
     regressors: dict from pair to linen module.

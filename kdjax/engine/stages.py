@@ -89,12 +89,12 @@ def make_layout(study, stage, num_blocks, devices=None):
     arms_at_once=study.config.engine.arms_at_once,
     devices=devices,
   )
-  for objective in trials.objectives(stage.arms) if layout.split_batch else ():
-    if losses.LOSSES[objective.loss].over == "cases":
+  for arm in stage.arms if layout.split_batch else ():
+    over = arm.objective and losses.LOSSES[arm.objective.loss].over
+    if over == "cases" or arm.source == "swapped":
       raise UserError(
-        f"{objective.pathway}_{objective.loss} compares the cases of a batch, "
-        "which is split over devices here: use fewer devices, or more arms, "
-        "folds or seeds."
+        f"{arm.name} compares the cases of a batch, which is split over "
+        "devices here: use fewer devices, or more arms, folds or seeds."
       )
   return layout
 
@@ -130,6 +130,20 @@ def with_fewer(study, stage, error):
   return study.changed(fewer)
 
 
+def make_init(study, role, regressors):
+  """`lanes.init` of a network and its regressors, from key and weights."""
+  return jax.jit(
+    functools.partial(
+      lanes.init,
+      images=study.blank(role),
+      student=study.make_model(role),
+      regressors=regressors,
+    ),
+    # Drawing weights runs once a block: compiling it well would take longer.
+    compiler_options={"xla_backend_optimization_level": 0},
+  )
+
+
 class Programs:
   """The compiled programs of a stage, each compiled once for all its waves."""
 
@@ -153,16 +167,8 @@ class Programs:
     longest = max(len(fold.train) for fold in study.folds)
     self.steps_per_epoch = -(-longest // training.batch_size)
     self.schedule = schedules.make(training, self.steps_per_epoch)
-    # Drawing weights runs once a block: compiling it well would take longer.
-    self.init = jax.jit(
-      functools.partial(
-        lanes.init,
-        images=study.blank(stage.name),
-        student=study.make_model(stage.name),
-        regressors=regressors,
-      ),
-      compiler_options={"xla_backend_optimization_level": 0},
-    )
+    self.init = make_init(study, stage.name, regressors)
+    self.init_teacher = make_init(study, "teacher", {})
     normalise = study.make_normalise(stage.name)
     rendering = {
       "views": trials.views(stage.arms),
@@ -173,6 +179,8 @@ class Programs:
     self.render_batch = jax.jit(
       functools.partial(batches.render_batch, **rendering)
     )
+    self.answers = trials.answers(stage.arms)
+    self.networks = batches.networks(self.answers)
     teaching = {
       "teacher": stage.teacher,
       "teacher_taps": trials.taps(objectives, 1),
@@ -181,6 +189,7 @@ class Programs:
       batches.prepare_batch,
       **teaching,
       **rendering,
+      answers=self.answers,
       carry=functools.partial(views.carry, settings=config.views),
     )
     self.step = functools.partial(
@@ -243,7 +252,8 @@ class Programs:
 
     For view "cached" the teachers are asked here about every training image.
     """
-    if "cached" not in trials.views(self.stage.arms):
+    networks = batches.networks(x for x in self.answers if x[0] == "cached")
+    if not networks:
       return blocks
     rows = np.zeros((self.layout.wave, len(self.study.dataset.cases)), np.int32)
     for row, block in zip(rows, self.pad(wave), strict=True):
@@ -252,9 +262,14 @@ class Programs:
     return {
       **blocks,
       "rows": self.layout.spread_blocks(rows),
-      "answers": self.answer(
-        blocks, self.data, (x["cases"] for x in self.chunks(wave, "train"))
-      ),
+      "answers": {
+        network: self.answer(
+          {**blocks, "teacher": blocks[network]},
+          self.data,
+          (x["cases"] for x in self.chunks(wave, "train")),
+        )
+        for network in networks
+      },
     }
 
   def batches(self, wave, steps):

@@ -147,13 +147,13 @@ def supervise(params, batch_stats, trial, batch, *, student, student_taps):
 
 
 def distill(answer, weights, trial, *, teachers, mask, objective, regressors):
-  """An objective under the trial's view, averaged to a scalar.
+  """An objective against the trial's answer, averaged to a scalar.
 
   Args:
     answer: a student's `(logits, features)`, of which it reads its own.
     weights: parameters of its regressors by name.
     trial: `Trial` of scalars.
-    teachers: `(logits, features)` for every view that the grid uses.
+    teachers: `(logits, features)` for every answer that the grid uses.
     mask: `[B, H, W]`, of the strong view.
     objective: `Objective`.
     regressors: dict from pair to linen module.
@@ -166,8 +166,8 @@ def distill(answer, weights, trial, *, teachers, mask, objective, regressors):
       own = weights[regressor_name(pair)]
       return regressors[pair].apply({"params": own}, x)
 
-    # Only the choice of the view depends on the trial, so that what is done to
-    # a teacher's map is done once for all trials.
+    # Only the choice of the answer depends on the trial, so that what is done
+    # to a teacher's map is done once for all trials.
     compared = [
       pathways.PATHWAYS[objective.pathway](
         student_map,
@@ -177,7 +177,7 @@ def distill(answer, weights, trial, *, teachers, mask, objective, regressors):
       )
       for teacher_map in teacher_maps
     ]
-    target = jax.lax.select_n(trial.view, *(x for _, x in compared))
+    target = jax.lax.select_n(trial.answer, *(x for _, x in compared))
     each = loss.function(
       compared[0][0],
       target,

@@ -162,18 +162,34 @@ def _repeat(tree, rows):
 
 
 def share(programs, wave, teachers):
-  """What the trials of every block of a wave share: random key and teacher."""
+  """What the trials of every block of a wave share: random key and teacher.
+
+  And the teacher's network as its training found it, where a control asks it.
+  """
   full = programs.pad(wave)
   keys = np.stack([jax.random.key_data(block.key) for block in full])
   shared = {
     "key": jax.random.wrap_key_data(programs.layout.spread_blocks(keys)),
     "teacher": {},
   }
-  if teachers:
-    shared["teacher"] = programs.layout.spread_blocks(
-      stack([_fold(programs.study, teachers[block]) for block in full])
+  find = {
+    "teacher": lambda block: teachers[block],
+    "untrained": functools.partial(_untrained, programs),
+  }
+  for network in programs.networks:
+    best = map(find[network], full)
+    shared[network] = programs.layout.spread_blocks(
+      stack([_fold(programs.study, x) for x in best])
     )
   return shared
+
+
+def _untrained(programs, block):
+  """What a teacher's training starts from, as if it had been its best."""
+  weights = programs.study.load_weights("teacher")
+  fresh = jax.device_get(programs.init_teacher(block.key, weights)).trials
+  best = {"params": fresh.params, "batch_stats": fresh.batch_stats}
+  return jax.tree.map(lambda x: np.asarray(x)[None], best)
 
 
 def _fold(study, best):

@@ -248,7 +248,7 @@ def _shapes(tree, dropped, *lead):
 
 def arguments(programs):
   """The shapes that `loop` gives to each program of an epoch, by its name."""
-  study, stage, layout = programs.study, programs.stage, programs.layout
+  study, layout = programs.study, programs.layout
   wave = list(study.blocks[: layout.wave])
   batches = programs.batches(wave, dict.fromkeys(wave, 0))
   devices, blocks = layout.block_ids.shape
@@ -262,8 +262,10 @@ def arguments(programs):
   }
   shared = {
     "key": spread(jax.eval_shape(lambda: key), blocks),
-    "teacher": spread(teacher_shapes(study), blocks) if stage.teacher else {},
+    "teacher": {},
   }
+  for network in programs.networks:
+    shared[network] = spread(teacher_shapes(study), blocks)
   epochs = spread(jax.ShapeDtypeStruct((), np.int32), blocks)
   return {
     "train_epoch": (

@@ -1,4 +1,4 @@
-"""The study's answer: three sentences, made from the numbers."""
+"""The study's answer: a few sentences, made from the numbers."""
 
 import pandas as pd
 
@@ -11,10 +11,13 @@ from kdjax.report import words
 def make(results):
   """Whether distillation helps, which axis matters, and how far is Teacher.
 
+  And whether it is the teacher's knowledge that helps, where controls were run.
+
   Args:
     results: `results.Results`.
   """
-  return [_lift(results), _axes(results), _teacher(results)]
+  found = [_lift(results), _axes(results), _teacher(results)]
+  return found + ([_controls(results)] if results.control_rows() else [])
 
 
 def _lift(results):
@@ -105,6 +108,50 @@ def _teacher(results):
   scope = _scope(results, "for")
   text = f"{scope}: {text}" if scope else text
   return text[0].upper() + text[1:] + "."
+
+
+def _controls(results):
+  """What trained answers are worth above each kind of control's."""
+  by_arm = {x["reference"]: x for x in results.control_rows()}
+  kinds = {}
+  for arm in results.arms:
+    if arm.name in by_arm:
+      kinds.setdefault(arm.source, []).append(by_arm[arm.name])
+  side = lambda rows, of: paired.mean([x[of] for x in rows])
+  sides = [(side(x, "model"), side(x, "reference")) for x in kinds.values()]
+  means = results.paired.compare(sides)
+  corrected = statistics.holm([x["p"] for x in means])
+  text = "; ".join(
+    _control(source, rows, {**mean, "holm_p": p}, results.margin)
+    for (source, rows), mean, p in zip(
+      kinds.items(), means, corrected, strict=True
+    )
+  )
+  return f"Controls{_scope(results, ', for')}: {text}."
+
+
+def _control(source, rows, mean, margin):
+  """What the trained teacher is worth above one kind of control."""
+  against = {
+    "untrained": "the same network untrained",
+    "swapped": "what it says of another case",
+  }[source]
+  sign = verdicts.shown(mean)
+  if sign > 0:
+    said = "what the teacher learned helps"
+  elif sign < 0:
+    said = "what the teacher learned does harm"
+  elif verdicts.equal(mean, margin):
+    said = f"the control teaches as much, within {100 * margin:g} points"
+  else:
+    said = "whether what the teacher learned helps is not decided"
+  better = [x["model"] for x in rows if verdicts.shown(x) > 0]
+  which = f" ({words.some(better)})" if 0 < len(better) < len(rows) else ""
+  return (
+    f"against {against}, {said}: {words.difference(mean)} points on average "
+    f"over {words.many(len(rows), 'arm')}, of which {len(better)} are shown to "
+    f"be better than their control{which}"
+  )
 
 
 def _scope(results, word):

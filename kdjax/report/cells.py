@@ -29,7 +29,8 @@ def main(results, table):
   body = []
   for row in table.to_dict("records"):
     model = row["model"]
-    line = [model, words.spread(row["dice_mean"], row["dice_std"])]
+    name = f"{model} (control)" if model in results.controls else model
+    line = [name, words.spread(row["dice_mean"], row["dice_std"])]
     line.append(_interval(row["dice_ci_low"], row["dice_ci_high"]))
     if beside:
       line.append(
@@ -91,8 +92,8 @@ def efficiency(results):
   return header, [
     [(model,) * 2, *row]
     for model, row in rows.items()
-    if model not in results.distilled
-    or row != rows.get(results.references[model])
+    if (student := results.references.get(model, model)) == model
+    or row != rows.get(student)
   ]
 
 

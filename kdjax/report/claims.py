@@ -90,9 +90,9 @@ def make(results):
   return frame.astype({"p": float, "holm_p": float})
 
 
-def lift(table, references):
+def lift(table, taught):
   """The mean over distilled arms against their Students, one comparison."""
-  sides = _lift_sides(table.units, references)
+  sides = _lift_sides(table.units, taught)
   return table.compare([sides])[0] if sides else None
 
 
@@ -104,12 +104,8 @@ def survivors():
   return sorted(kept, key=lambda x: arms[x].p_student)
 
 
-def _lift_sides(scores, references):
-  pairs = [
-    (arm, student)
-    for arm, student in references.items()
-    if arm != student and {arm, student} <= set(scores)
-  ]
+def _lift_sides(scores, taught):
+  pairs = [x for x in taught.items() if set(x) <= set(scores)]
   if not pairs:
     return None
   arms, students = zip(*pairs, strict=True)
@@ -121,7 +117,7 @@ def _lifts(results):
   row, pairs = results.lift, ()
   if row is not None:
     name = f"The mean of {words.many(len(results.distilled), 'arm')}"
-    sides = _lift_sides(results.scores, results.references)
+    sides = _lift_sides(results.scores, results.taught)
     pairs = (Pair(f"{name} against Student", sides, row, np.mean(gains)),)
   return Claim(
     "Distillation lifts the student.",

@@ -17,26 +17,30 @@ KEPT = tuple(
 )
 
 
-def make(table, pairs):
+def make(table, pairs, controls=()):
   """All comparisons in Dice, a frame of `COLUMNS`, a row per pair.
 
   Args:
     table: `paired.Paired`.
     pairs: `(model, reference)`. Families of Holm's correction are the arms
       against their Students, the Students against Teacher (is there something
-      to teach?) and the arms against it. All rows of one reference share its
-      luck.
+      to teach?), the arms against it, the controls against Students, and the
+      arms against their controls. All rows of one reference share its luck.
+    controls: models that are controls.
   """
   pairs = [pair for pair in pairs if set(pair) <= set(table.units)]
-  students = {to for _, to in pairs if to != "Teacher"}
-  family = lambda pair: (pair[1] == "Teacher", pair[0] in students)
+  students = {to for _, to in pairs} - {"Teacher", *controls}
+  kind = lambda x: (x == "Teacher", x in students, x in controls)
+  family = lambda pair: (kind(pair[0]), kind(pair[1]))
   families = [family(x) for x in pairs]
+  # An arm and its control share nothing that another such pair does.
+  luck = lambda pair: None if pair[1] in controls else pair[1]
   found = {}
-  for to in dict.fromkeys(x for _, x in pairs):
-    mine = [pair for pair in pairs if pair[1] == to]
-    sides = [({model: 1.0}, {to: 1.0}) for model, _ in mine]
+  for shared in dict.fromkeys(map(luck, pairs)):
+    mine = [pair for pair in pairs if luck(pair) == shared]
+    sides = [({model: 1.0}, {to: 1.0}) for model, to in mine]
     levels = [0.05 / families.count(family(x)) for x in mine]
-    made = table.compare(sides, shared=True, levels=levels)
+    made = table.compare(sides, shared=shared is not None, levels=levels)
     found |= dict(zip(mine, made, strict=True))
   frame = pd.DataFrame(
     [{"model": x, "reference": to, **found[x, to]} for x, to in pairs],
@@ -48,7 +52,7 @@ def make(table, pairs):
   return frame.astype({"holm_p": float})
 
 
-def pairs(models, references):
+def pairs(models, references, controls=None):
   """Who is compared with whom: `(model, reference)` pairs in order.
 
   Args:
@@ -56,12 +60,16 @@ def pairs(models, references):
     references: arm to the Student that differs in nothing but distillation, a
       Student to itself. Whoever is not named is compared with the only Student,
       if there is one.
+    controls: control to the arm it stands beside, or to None.
   """
+  controls = controls or {}
   students = [x for x in models if x in references.values()]
   only = students[0] if len(students) == 1 else None
   arms = [x for x in models if x != "Teacher" and x not in students]
   found = [(x, references.get(x, only)) for x in arms]
-  found = [pair for pair in found if pair[1]]
+  found += [(controls.get(x), x) for x in arms]
+  found = [pair for pair in found if all(pair)]
+  real = [x for x in arms if x not in controls]
   return found + [
-    (x, "Teacher") for x in students + arms if "Teacher" in models
+    (x, "Teacher") for x in students + real if "Teacher" in models
   ]

@@ -31,12 +31,12 @@ def of_arms(arms):
 
   Values are words. An axis that an arm does not read, such as the pair of
   pathway L or the temperature of MSE, is "" there. Arms without an objective
-  are left out.
+  are left out, and controls.
   """
   table = {
     arm.name: {axis.name: arm.word(axis) for axis in axes.AXES}
     for arm in arms
-    if arm.objective
+    if arm.objective and not arm.control
   }
   frame = pd.DataFrame.from_dict(
     table, orient="index", columns=[axis.name for axis in axes.AXES]

@@ -22,9 +22,9 @@ def forest(results):
   frame = results.comparisons
   if frame.empty:
     return None
+  references = {"Student": results.students, "Teacher": ["Teacher"]}
   sides = [
-    (name, frame[(frame["reference"] == "Teacher") == (name == "Teacher")])
-    for name in ("Student", "Teacher")
+    (name, frame[frame["reference"].isin(x)]) for name, x in references.items()
   ]
   sides = [(name, part) for name, part in sides if len(part)]
   models = [x for x in results.models if x in set(frame["model"])]
@@ -142,7 +142,7 @@ def sizes(results):
         color=style.colour(model),
       )
     arms = [x for x in models if x in results.distilled]
-    named = {x: x for x in models if x not in arms}
+    named = {x: x for x in models if x not in (*arms, *results.controls)}
     if arms:
       named[max(arms, key=lambda x: table[x])] = (
         f"{len(arms)} arms" if len(arms) > 1 else arms[0]

@@ -28,6 +28,12 @@ _REPEATED = {
 }
 
 
+_CONTROLS = {
+  "untrained": "the teacher's network as its training found it",
+  "swapped": "what the teacher said of another case",
+}
+
+
 def make(results):
   """What the numbers are and what they support: a list of sentences."""
   per_case = results.per_case
@@ -70,6 +76,7 @@ def make(results):
     found.append(
       f"Fewer than {verdicts.FEWEST} independent cases: no verdict is given."
     )
+  found += _note_controls(results)
   found += _note_selection(results)
   found += _note_teachers(results)
   found += _note_pairs(results)
@@ -82,6 +89,19 @@ def make(results):
     why = results.terms["note"].iloc[0] or "no reason given"
     found.append(f"The mixed model of factors.csv did not converge: {why}")
   return found
+
+
+def _note_controls(results):
+  """What controls are, and where they count."""
+  if not results.controls:
+    return []
+  kinds = [x for x in _CONTROLS if any(a.source == x for a in results.arms)]
+  return [
+    f"Controls learn from {words.listed([_CONTROLS[x] for x in kinds])}. They "
+    "are left out of the mean of the arms, of contrasts, ranks and claims; "
+    "controls against Student and arms against their controls are families of "
+    "their own."
+  ]
 
 
 def _note_selection(results):

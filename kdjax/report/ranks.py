@@ -76,8 +76,12 @@ def diagram(results):
 
 
 def test(results):
-  """Mean ranks, Nemenyi's critical difference, Friedman's p, groups ranked."""
-  scores = results.scores.dropna(axis="columns", how="all").dropna()
+  """Mean ranks, Nemenyi's critical difference, Friedman's p, groups ranked.
+
+  Of all models but the controls.
+  """
+  scores = results.scores.drop(columns=list(results.controls))
+  scores = scores.dropna(axis="columns", how="all").dropna()
   groups = rows.groups(results.per_case, scores.index)
   scores = scores.groupby(groups).mean().round(12)
   n, k = scores.shape

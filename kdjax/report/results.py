@@ -9,6 +9,7 @@ import pandas as pd
 
 from kdjax import workdirs
 from kdjax.distill import axes
+from kdjax.distill import trials
 from kdjax.errors import UserError
 from kdjax.evaluate import statistics
 from kdjax.report import answer
@@ -57,15 +58,31 @@ class Results:
     return {arm.name: arm.reference for arm in self.arms}
 
   @property
+  def taught(self):
+    """Arm that learns from the trained teacher to its Student."""
+    return {x: self.references[x] for x in self.distilled}
+
+  @property
   def students(self):
     """Models that distil nothing: each is the reference of some arms."""
     return [x for x in self.models if x in self.references.values()]
 
   @property
   def distilled(self):
-    """Names of the arms that distil something and have results."""
+    """Arms that learn from the trained teacher and have results."""
     tested = set(self.per_case["model"])
-    return [x.name for x in self.arms if x.objective and x.name in tested]
+    return [
+      arm.name
+      for arm in self.arms
+      if arm.objective and not arm.control and arm.name in tested
+    ]
+
+  @property
+  def controls(self):
+    """Control with results to the arm it stands beside, or to None."""
+    tested = set(self.per_case["model"])
+    found = trials.controls(self.arms)
+    return {name: arm for name, arm in found.items() if name in tested}
 
   @functools.cached_property
   def table(self):
@@ -95,8 +112,9 @@ class Results:
   @functools.cached_property
   def comparisons(self):
     """Frame of `comparisons.COLUMNS`."""
-    pairs = comparisons.pairs(self.models, self.references)
-    return comparisons.make(self.paired, pairs)
+    controls = self.controls
+    pairs = comparisons.pairs(self.models, self.references, controls)
+    return comparisons.make(self.paired, pairs, controls)
 
   @functools.cached_property
   def levels(self):
@@ -105,8 +123,13 @@ class Results:
 
   @property
   def questions(self):
-    """What the grid asks: a phrase for each axis that it varies."""
-    return [x.question for x in axes.AXES if x.name in self.levels]
+    """What the grid asks: a phrase for each axis that its arms vary."""
+    taught = [arm for arm in self.arms if arm.objective]
+    return [
+      axis.question
+      for axis in axes.AXES
+      if len({arm.word(axis) for arm in taught} - {""}) > 1
+    ]
 
   @functools.cached_property
   def contrasts(self):
@@ -121,7 +144,7 @@ class Results:
   @functools.cached_property
   def lift(self):
     """The mean of the distilled arms against their Students, or None."""
-    return claims.lift(self.paired, self.references)
+    return claims.lift(self.paired, self.taught)
 
   @functools.cached_property
   def claims(self):
@@ -173,14 +196,21 @@ class Results:
     return found[0] if found else None
 
   def versus_student(self, arm):
-    """The row of `arm` against its Student, as a dict, or None."""
-    found = [x for x in self.arm_rows() if x["model"] == arm]
-    return found[0] if found else None
+    """The row of an arm or a control against its Student, a dict, or None."""
+    found = [self.comparison(arm, student) for student in self.students]
+    return next(filter(None, found), None)
 
   def arm_rows(self):
     """The comparisons of distilled arms with their Students, as dicts."""
     frame = self.comparisons
-    return frame[frame["reference"] != "Teacher"].to_dict("records")
+    keep = frame["reference"].isin(self.students)
+    keep &= ~frame["model"].isin(self.controls)
+    return frame[keep].to_dict("records")
+
+  def control_rows(self):
+    """The comparisons of distilled arms with their controls, as dicts."""
+    frame = self.comparisons
+    return frame[frame["reference"].isin(self.controls)].to_dict("records")
 
   def teacher_rows(self):
     """The comparisons of distilled arms with Teacher, as dicts."""
