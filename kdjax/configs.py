@@ -181,7 +181,7 @@ def claim(config, workdir, write=True):
   if write and not path.exists():
     files.write_text(path, text)
     return
-  old, new = _with_new_axes(files.read_json(path)), json.loads(text)
+  old, new = _with_new_fields(files.read_json(path)), json.loads(text)
   if old == new:
     return
   trained = lambda tree: {
@@ -210,7 +210,7 @@ def read(workdir):
     UserError: there is none.
   """
   path = workdirs.there(workdir, workdirs.CONFIG)
-  tree = _tuples(_with_new_axes(files.read_json(path)))
+  tree = _tuples(_with_new_fields(files.read_json(path)))
   try:
     _check_read(tree)
   except UserError as error:
@@ -218,12 +218,19 @@ def read(workdir):
   return ml_collections.ConfigDict(tree).lock()
 
 
-def _with_new_axes(tree):
-  """What config.json holds, with the axes that an older kdjax had not."""
-  if isinstance(tree, dict) and isinstance(tree.get("grid"), dict):
-    new = {"soft_dice": [0.0], "source": ["trained"]}
-    return {**tree, "grid": {**new, **tree["grid"]}}
-  return tree
+# What an older kdjax did where it had no such field.
+_NEW = {
+  "data": {"mask_name": "{}", "masks": "same", "group": ""},
+  "grid": {"soft_dice": [0.0], "source": ["trained"]},
+}
+
+
+def _with_new_fields(tree):
+  """What config.json holds, with the fields that an older kdjax had not."""
+  if not isinstance(tree, dict):
+    return tree
+  old = {x: tree[x] for x in _NEW if isinstance(tree.get(x), dict)}
+  return tree | {x: {**_NEW[x], **group} for x, group in old.items()}
 
 
 # What a report cannot do without.

@@ -35,6 +35,20 @@ FIELDS = {
   "data": {
     "name": Field("phantom, or folder for images on disk", str),
     "dir": Field("where the folder is", str),
+    "mask_name": Field(
+      "of a mask in the folder: its image's name in another, such as {}_mask",
+      str,
+    ),
+    "masks": Field(
+      "of another size than their image: same refuses them, resize makes them "
+      "fit",
+      str,
+    ),
+    "group": Field(
+      "regular expression that finds the patient in a case's name; empty: "
+      "manifest.csv tells, or nothing",
+      str,
+    ),
     "classes": Field("labels to keep; () keeps all", str, many=True),
     "image_size": Field(
       "side that images are resized to, pixels", int, 1, 4096

@@ -12,6 +12,8 @@ import pytest
 
 from kdjax.data import folders
 from kdjax.data import images
+from kdjax.data import listing
+from kdjax.data import masks
 from kdjax.errors import UserError
 
 SIZE = (12, 10)  # Height and width.
@@ -54,27 +56,27 @@ def busi(folder):
 def groups(folder):
   """The groups of the cases in `folder`, and what was counted."""
   tally = collections.Counter()
-  return folders.groups(folders.find_cases(folder), tally), tally
+  return folders.groups(listing.find(folder), tally), tally
 
 
 @pytest.mark.parametrize("wrap", ["", "Dataset_BUSI_with_GT"])
 def test_busi_as_published_is_found(tmp_path, wrap):
   busi(tmp_path / wrap)
-  cases = folders.find_cases(tmp_path)
+  cases = listing.find(tmp_path)
   assert [(case.name, case.label) for case in cases] == [
     ("benign (1)", "benign"),
     ("malignant (1)", "malignant"),
     ("normal (1)", "normal"),
   ]
   assert [len(case.masks) for case in cases] == [2, 1, 1]
-  union = folders.read_mask(cases[0].masks, SIZE)
+  union = masks.read(cases[0].masks, SIZE)
   np.testing.assert_array_equal(union, SQUARE | SQUARE[::-1])
 
 
 def test_udiat_is_found_whatever_the_endings(tmp_path):
   write(tmp_path / "original" / "000001.BMP", grey(0))
   write(tmp_path / "GT" / "000001.png", mask())
-  (case,) = folders.find_cases(tmp_path)
+  (case,) = listing.find(tmp_path)
   assert (case.name, case.image.name) == ("000001", "000001.BMP")
 
 
@@ -82,14 +84,14 @@ def test_plain_is_found_and_clutter_passed_over(tmp_path):
   plain(tmp_path, "cab")
   (tmp_path / "images" / "._a.png").write_bytes(b"finder")
   (tmp_path / "masks" / "Thumbs.db").write_bytes(b"explorer")
-  cases = folders.find_cases(tmp_path)
+  cases = listing.find(tmp_path)
   assert [case.name for case in cases] == ["a", "b", "c"]
   assert {case.label for case in cases} == {"unlabelled"}
 
 
 def test_manifest_gives_labels_and_groups_and_may_say_more(tmp_path):
   manifest = "\ufeffname,age,class,group\nb,50,malignant,g1\na,60,benign,g0\n"
-  first, second = folders.find_cases(plain(tmp_path, "ab", manifest))
+  first, second = listing.find(plain(tmp_path, "ab", manifest))
   assert (first.label, first.group) == ("benign", "g0")
   assert (second.label, second.group) == ("malignant", "g1")
 
@@ -106,7 +108,7 @@ def test_manifest_gives_labels_and_groups_and_may_say_more(tmp_path):
   ],
 )
 def test_manifest_may_know_the_spacing_of_pixels(tmp_path, text, expected):
-  cases = folders.find_cases(plain(tmp_path, "ab", text))
+  cases = listing.find(plain(tmp_path, "ab", text))
   assert [case.spacing for case in cases] == expected
 
 
@@ -114,7 +116,7 @@ def test_manifest_may_group_a_published_data_set(tmp_path):
   names = ("benign (1)", "malignant (1)", "normal (1)")
   rows = "\n".join(f"{name},one" for name in names)
   (tmp_path / "manifest.csv").write_text(f"name,group\n{rows}\n")
-  cases = folders.find_cases(busi(tmp_path))
+  cases = listing.find(busi(tmp_path))
   assert [case.group for case in cases] == ["one"] * 3
   assert cases[1].label == "malignant"
 
@@ -191,7 +193,7 @@ def test_one_bit_and_jpeg_are_read(tmp_path):
 def test_of_two_values_the_larger_is_the_lesion(tmp_path, pixels):
   tally = collections.Counter()
   path = write(tmp_path / "x.png", pixels)
-  read = folders.read_mask([path], SIZE, tally=tally)
+  read = masks.read([path], SIZE, tally=tally)
   assert read.dtype == bool and not tally
   np.testing.assert_array_equal(read, SQUARE)
 
@@ -199,7 +201,7 @@ def test_of_two_values_the_larger_is_the_lesion(tmp_path, pixels):
 @pytest.mark.parametrize("value", [0, 1, 255])
 def test_a_constant_mask_is_empty_or_full(tmp_path, value):
   path = write(tmp_path / "x.png", np.full(SIZE, value, np.uint8))
-  assert (folders.read_mask([path], SIZE) == (value > 0)).all()
+  assert (masks.read([path], SIZE) == (value > 0)).all()
 
 
 def test_a_soft_border_is_cut_at_half_and_counted(tmp_path):
@@ -209,7 +211,7 @@ def test_a_soft_border_is_cut_at_half_and_counted(tmp_path):
     tmp_path / "x.png"
   )
   tally = collections.Counter()
-  read = folders.read_mask([tmp_path / "x.png"], (140, 113), tally=tally)
+  read = masks.read([tmp_path / "x.png"], (140, 113), tally=tally)
   assert tally == {"cut": 1}
   assert read.mean() == pytest.approx(SQUARE.mean(), abs=0.01)
 
@@ -218,6 +220,91 @@ def few_grey(value):
   pixels = mask()
   pixels[0, 0] = value
   return pixels
+
+
+def renamed(folder, mask_name, names="abc", **kind):
+  """A plain folder whose masks are called otherwise."""
+  plain(folder, names, **kind)
+  for name in names:
+    path = folder / "masks" / f"{name}.png"
+    path.rename(path.with_name(f"{mask_name.format(name)}.png"))
+  return folder
+
+
+@pytest.mark.parametrize("mask_name", ["{}_mask", "seg-{}", "m{}_1"])
+def test_masks_may_be_called_otherwise(tmp_path, mask_name):
+  renamed(tmp_path, mask_name)
+  cases = listing.find(tmp_path, mask_name)
+  assert [case.name for case in cases] == ["a", "b", "c"]
+  for case in cases:
+    assert case.masks[0].stem == mask_name.format(case.name)
+  with pytest.raises(UserError) as caught:
+    listing.find(tmp_path)
+  # What it says would do, does.
+  _, proposed = str(caught.value).split("data.mask_name=")
+  assert proposed == f"{mask_name} pairs all 3"
+
+
+def test_nothing_is_proposed_that_does_not_pair_all(tmp_path):
+  renamed(tmp_path, "{}_mask")
+  (tmp_path / "masks" / "b_mask.png").rename(tmp_path / "masks" / "b.png")
+  with pytest.raises(UserError, match="a.png: an image without a mask"):
+    listing.find(tmp_path)
+  with pytest.raises(UserError, match="b.png: an image without a mask"):
+    listing.find(tmp_path, "{}_mask")
+
+
+@pytest.mark.parametrize(
+  "pattern, expected",
+  [(r"p\d+", ["p1", "p1", "p2"]), (r"p(\d)_", ["1", "1", "2"])],
+)
+def test_the_patient_may_stand_in_the_name(tmp_path, pattern, expected):
+  plain(tmp_path, ("p1_a", "p1_b", "p2_a"))
+  cases = listing.find(tmp_path, group=pattern)
+  assert [case.group for case in cases] == expected
+  manifest = "name,group\np1_a,x\np1_b,y\np2_a,z\n"
+  (tmp_path / "manifest.csv").write_text(manifest)
+  cases = listing.find(tmp_path, group=pattern)
+  assert [case.group for case in cases] == ["x", "y", "z"]
+
+
+def test_a_manifest_may_list_files_anywhere(tmp_path):
+  for place in ("us/1/scan.png", "us/2/scan.png"):
+    write(tmp_path / place, grey(len(place)))
+  for place in ("us/1/left.png", "us/1/right.png", "seg/2.png"):
+    write(tmp_path / place, mask())
+  write(tmp_path / "us/3/unlisted.png", grey(0))
+  (tmp_path / "manifest.csv").write_text(
+    "image,mask,class,group\n"
+    "us/1/scan.png,us/1/left.png; us/1/right.png,benign,g\n"
+    "us/2/scan.png,seg/2.png,malignant,h\n"
+  )
+  first, second = listing.find(tmp_path)
+  assert (first.name, first.label, first.group) == ("us_1_scan", "benign", "g")
+  assert [x.name for x in first.masks] == ["left.png", "right.png"]
+  assert second.image == tmp_path / "us/2/scan.png"
+  named = "name,image,mask\none,us/1/scan.png,us/1/left.png\n"
+  (tmp_path / "manifest.csv").write_text(named)
+  (case,) = listing.find(tmp_path)
+  assert (case.name, case.label, case.group) == ("one", "unlabelled", "")
+
+
+@pytest.mark.parametrize("scale", [4, 0.5])
+def test_masks_of_another_size_are_resized_where_that_is_asked(tmp_path, scale):
+  large = np.kron(SQUARE, np.ones((8, 8), bool))
+  size = int(large.shape[1] * scale), int(large.shape[0] * scale)
+  other = PIL.Image.fromarray(large.astype(np.uint8) * 255)
+  other.resize(size, PIL.Image.Resampling.NEAREST).save(tmp_path / "x.png")
+  tally = collections.Counter()
+  read = masks.read(
+    [tmp_path / "x.png"], large.shape, sizes="resize", tally=tally
+  )
+  assert tally == {"resized": 1}
+  np.testing.assert_array_equal(read, large)
+  with pytest.raises(UserError, match="or set data.masks=resize"):
+    masks.read([tmp_path / "x.png"], large.shape)
+  with pytest.raises(UserError, match="not of the same aspect"):
+    masks.read([tmp_path / "x.png"], (80, 96), sizes="resize")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +319,7 @@ def few_grey(value):
 def test_what_is_no_mask_is_refused(tmp_path, pixels, said):
   path = write(tmp_path / "x.png", pixels)
   with pytest.raises(UserError, match=said) as caught:
-    folders.read_mask([path], SIZE)
+    masks.read([path], SIZE)
   assert "x.png" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -283,6 +370,15 @@ def not_utf8(folder):
 def manifest_link(folder):
   (folder.parent / "far.csv").write_text("name\na\nb\nc\n")
   (plain(folder) / "manifest.csv").symlink_to(folder.parent / "far.csv")
+
+
+def listed(*rows):
+  return lambda folder: plain(folder, manifest="\n".join(["image,mask", *rows]))
+
+
+def link_out_listed(folder):
+  link_out(folder)
+  (folder / "manifest.csv").write_text("image,mask\nimages/a.png,masks/a.png")
 
 
 def gone(path):
@@ -347,6 +443,27 @@ REFUSED = {
   "climbs": (manifest("name\n../a\n"), "line 2: '../a' is a path"),
   "absolute": (manifest("name\n/etc/a\n"), "line 2: '/etc/a' is a path"),
   "windows": (manifest("name\n..\\a\n"), "line 2: .* is a path"),
+  "file not there": (listed("a.png,m.png"), "csv: a: there is no file .*a.png"),
+  "file above": (listed("../a.png,m.png"), "'../a.png' leaves"),
+  "file elsewhere": (listed("/a.png,m.png"), "'/a.png' leaves"),
+  "file of no image": (
+    listed("images/a.png,manifest.csv"),
+    "'manifest.csv' is no PNG",
+  ),
+  "file linked": (link_out_listed, "images/a.png: a link out of"),
+  "no mask": (listed("images/a.png,"), "line 2: mask is ''"),
+  "an empty mask": (
+    listed("images/a.png,masks/a.png;"),
+    "images_a: '' is no PNG",
+  ),
+  "a mask of two": (
+    listed("images/a.png,masks/a.png", "images/b.png,masks/a.png"),
+    "images_b: .*masks/a.png is images_a's already",
+  ),
+  "an image of two": (
+    listed("images/a.png,masks/a.png", "images/a.png,masks/b.png"),
+    "line 3: 'images_a' appears twice",
+  ),
   "not utf-8": (not_utf8, "manifest.csv: not a UTF-8"),
   "manifest link": (manifest_link, "manifest.csv: a link out of"),
 }
@@ -358,7 +475,7 @@ def test_a_malformed_folder_is_refused_in_one_line(tmp_path, make, said):
   folder.mkdir()
   make(folder)
   with pytest.raises(UserError, match=said) as caught:
-    folders.find_cases(folder)
+    listing.find(folder)
   assert "\n" not in str(caught.value)
 
 
@@ -367,7 +484,7 @@ def test_an_error_says_how_many_there_are(tmp_path):
   for name in "bcd":
     (tmp_path / "masks" / f"{name}.png").unlink()
   with pytest.raises(UserError, match=r"b.png: .*\(3 such\)"):
-    folders.find_cases(tmp_path)
+    listing.find(tmp_path)
 
 
 def header(width, height):
@@ -434,3 +551,19 @@ def test_an_unreadable_image_is_refused_in_one_line(tmp_path, name, data, said):
 def test_a_missing_image_is_refused(tmp_path):
   with pytest.raises(UserError, match="x.png: no such file"):
     images.read_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+  "asked, said",
+  [
+    ({"mask_name": "mask"}, "data.mask_name='mask' has no one {}"),
+    ({"mask_name": "{}{}"}, "has no one {}"),
+    ({"group": "("}, "data.group='\\(' is no regular expression"),
+    ({"group": "p1"}, "a.png: data.group='p1' finds no group in 'a'"),
+    ({"group": "(x?)"}, "finds no group"),
+  ],
+)
+def test_what_cannot_be_asked_of_names_is_refused(tmp_path, asked, said):
+  with pytest.raises(UserError, match=said) as caught:
+    listing.find(plain(tmp_path), **asked)
+  assert "\n" not in str(caught.value)

@@ -29,6 +29,9 @@ def config(tmp_path, **changes):
     dict(
       name="folder",
       dir=str(tmp_path / "set"),
+      mask_name="{}",
+      masks="same",
+      group="",
       classes=(),
       image_size=16,
       num_cases=4,
@@ -110,6 +113,23 @@ def test_classes_are_kept_and_unknown_ones_named(tmp_path):
     pipeline.load(config(tmp_path, classes=("normal",)))
 
 
+def test_masks_resized_are_another_data_set_and_counted(tmp_path):
+  folder = make(tmp_path / "set")
+  path = folder / "masks" / "a.png"
+  mask = PIL.Image.open(path)
+  mask.resize((2 * mask.width, 2 * mask.height), 0).save(path)
+  with pytest.raises(UserError, match="a.png: .* set data.masks=resize"):
+    pipeline.load(config(tmp_path))
+  data = pipeline.load(config(tmp_path, masks="resize"))
+  assert data.notes == (
+    "1 masks were of another size than their image and resized to it",
+  )
+  a, b = data.full_masks[:2]
+  np.testing.assert_array_equal(a[:40], b[:40])
+  with pytest.raises(UserError, match="data.masks='fit': choose same or"):
+    pipeline.load(config(tmp_path, masks="fit"))
+
+
 def test_notes_survive_the_cache(tmp_path, no_generation):
   make(tmp_path / "set")
   shutil.copy(tmp_path / "set/images/a.png", tmp_path / "set/images/d.png")
@@ -180,14 +200,14 @@ def test_an_interrupted_preparation_is_not_taken_for_good(
   tmp_path, monkeypatch
 ):
   make(tmp_path / "set")
-  read = folders.read_mask
+  read = folders.masks.read
 
   def interrupt(paths, *args, **kwargs):
     if paths[0].name == "b.png":
       raise KeyboardInterrupt
     return read(paths, *args, **kwargs)
 
-  monkeypatch.setattr(folders, "read_mask", interrupt)
+  monkeypatch.setattr(folders.masks, "read", interrupt)
   with pytest.raises(KeyboardInterrupt):
     pipeline.load(config(tmp_path))
   monkeypatch.undo()
@@ -196,7 +216,7 @@ def test_an_interrupted_preparation_is_not_taken_for_good(
 
 def test_another_process_may_prepare_the_same_data_first(tmp_path, monkeypatch):
   make(tmp_path / "set")
-  read, inside = folders.read_mask, []
+  read, inside = folders.masks.read, []
 
   def race(*args, **kwargs):
     if not inside:
@@ -204,7 +224,7 @@ def test_another_process_may_prepare_the_same_data_first(tmp_path, monkeypatch):
       pipeline.load(config(tmp_path))
     return read(*args, **kwargs)
 
-  monkeypatch.setattr(folders, "read_mask", race)
+  monkeypatch.setattr(folders.masks, "read", race)
   assert len(pipeline.load(config(tmp_path)).cases) == 3
 
 

@@ -2,15 +2,21 @@
 
 import csv
 import math
+import pathlib
 import re
 
 from kdjax.errors import UserError
 
 NAME = "manifest.csv"
+_FILES = ("image", "mask")
 
 
 def read(path):
-  """A dict from name to the row: name, spacing; class and group if given."""
+  """A dict from name to the row: name and spacing, and what else is given.
+
+  That is class and group; and image and mask where it has both, in which case
+  the name is optional: the image's path without ending, "_" for "/".
+  """
   if leaves(path, path.parent):
     raise UserError(f"{path}: a link out of the folder; put the file there")
   if not path.is_file():  # A pipe would be waited for.
@@ -25,10 +31,11 @@ def read(path):
     raise UserError(f"{path}: not a UTF-8 CSV file ({error})") from error
   if twice := [x for x in columns if columns.count(x) > 1]:
     raise UserError(f"{path}: column {twice[0]!r} is there twice; drop one")
-  if "name" not in columns:
+  listed = _FILES if set(_FILES) <= set(columns) else ()
+  if "name" not in columns and not listed:
     raise UserError(
       f"{path}: no column 'name' among {columns}; the first line must be "
-      "'name,class,group', with commas"
+      "'name,class,group' or 'image,mask,class,group', with commas"
     )
   if len({"spacing_y", "spacing_x"} & set(columns)) == 1 or (
     {"spacing", "spacing_y"} <= set(columns)
@@ -43,7 +50,7 @@ def read(path):
       raise UserError(f"{where}: more cells than columns; quote the commas")
     row = {
       column: (line[column] or "").strip()
-      for column in ("name", "class", "group")
+      for column in (*listed, "name", "class", "group")
       if column in columns
     }
     for column, value in row.items():
@@ -51,6 +58,9 @@ def read(path):
         raise UserError(
           f"{where}: {column} is {value!r}; fill it in or drop the column"
         )
+    if "name" not in row:
+      whole = pathlib.PurePosixPath(row["image"])
+      row["name"] = re.sub(r"[/\\]", "_", str(whole.with_suffix("")))
     name = row["name"]
     if name in (".", "..") or re.search(r"[/\\]", name):
       raise UserError(

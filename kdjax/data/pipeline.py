@@ -16,6 +16,8 @@ import tensorflow_datasets as tfds
 
 from kdjax.data import folders
 from kdjax.data import images
+from kdjax.data import listing
+from kdjax.data import masks
 from kdjax.data import phantom
 from kdjax.errors import UserError
 
@@ -49,13 +51,14 @@ def load(data):
   of its area is.
 
   Args:
-    data: name ("phantom" or "folder"), dir (of a folder), classes (the labels
-      to keep, all when empty), image_size (S), num_cases and seed (of the
-      phantom), cache_dir.
+    data: name ("phantom" or "folder"), dir, mask_name, group and masks (of a
+      folder: see `listing.find` and `masks.read`), classes (the labels to keep,
+      all when empty), image_size (S), num_cases and seed (of the phantom),
+      cache_dir.
 
   Raises:
-    UserError: an unknown name or class; whatever `folders` refuses; a cache
-      that cannot be written or read.
+    UserError: an unknown name or class; whatever `listing` and `masks` refuse;
+      a cache that cannot be written or read.
   """
   if data.image_size < 1:
     raise UserError(f"data.image_size={data.image_size} must be positive")
@@ -125,7 +128,12 @@ def _choose(data, cache):
       f"data.cache_dir={cache} is inside data.dir, which is never written to; "
       "choose another place"
     )
-  config = folders.FolderConfig.of(folders.find_cases(folder))
+  if data.masks not in masks.SIZES:
+    raise UserError(
+      f"data.masks={data.masks!r}: choose {' or '.join(masks.SIZES)}"
+    )
+  found = listing.find(folder, data.mask_name, data.group)
+  config = folders.FolderConfig.of(found, data.masks)
   return folder.name, functools.partial(
     folders.Folder, data_dir=cache, config=config
   )
