@@ -168,6 +168,19 @@ def _parser():
     metavar="CASE,...",
     help="test cases to draw, instead of the best, median and worst",
   )
+  test = command(
+    "test",
+    _test,
+    "Test a workdir's networks on other data, named by --config.data.FIELD.",
+    workdir="of kdjax train, a folder or gs://...",
+  )
+  test.add_argument(
+    "--out",
+    type=_place,
+    help="where per_case.csv and the report go (default: tests/NAME in the "
+    "workdir)",
+  )
+  test.set_defaults(config=None)  # Fields of the workdir's are set.
   bench = command(
     "bench",
     _bench,
@@ -390,6 +403,20 @@ def _report(options):
     _print(across.write(found, options.out))
     return
   _print(run.report(folders[0], options.out, options.cases).text)
+
+
+def _test(options):
+  from kdjax import run
+  from kdjax.engine import memory
+  from kdjax.report import across
+
+  memory.keep()
+  home = run.read(options.workdir)
+  found = run.test(options.workdir, options.overrides, options.out)
+  _print(found.text)
+  places = {str(x.workdir): x for x in (home, found)}
+  _print(across.write(places))
+  print(f"kdjax: the report is in {found.workdir}.", file=sys.stderr)
 
 
 def _plan(options):

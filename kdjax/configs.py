@@ -137,6 +137,27 @@ def _set(config, key, text):
     ) from error
 
 
+def override(config, overrides, group):
+  """A copy of a config with fields of one of its groups changed.
+
+  Args:
+    config: `ConfigDict`.
+    overrides: pairs of a dotted name and what it is set to, as a string.
+    group: which one, such as "data".
+
+  Raises:
+    UserError: a field of another group, an unknown one, or a wrong value.
+  """
+  config = config.copy_and_resolve_references().unlock()
+  for key, text in overrides:
+    if not key.startswith(f"{group}."):
+      raise UserError(f"--config.{key}: only {group}.* may be changed here.")
+    _set(config, key, text)
+    name = key.removeprefix(f"{group}.")
+    fields.check(config[group][name], schema.FIELDS[group][name], key)
+  return config.lock()
+
+
 def _value(old, text):
   """What `text` means for a field whose value is `old`."""
   if isinstance(old, str):

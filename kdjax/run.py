@@ -18,6 +18,7 @@ from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.evaluate import cases as test_cases
 from kdjax.evaluate import efficiency
+from kdjax.evaluate import elsewhere
 from kdjax.report import build
 from kdjax.report import environment
 from kdjax.report import results
@@ -89,6 +90,39 @@ def report(workdir, out=None, cases=()):
   if out:
     build.publish(found, out)
   return found
+
+
+def test(workdir, overrides=(), out=None):
+  """Tests every trained network of a workdir on a data set that none saw.
+
+  Args:
+    workdir: a trained one; only read, unless `out` is left to it.
+    overrides: what of the config's `data` is other there, as pairs such as
+      `("data.dir", "elsewhere")`.
+    out: a folder or gs://... for per_case.csv and a report of their own; by
+      default tests/NAME in the workdir, by the data's name.
+
+  Returns:
+    `results.Results` of `out`.
+
+  Raises:
+    UserError: a network is not trained to its end, or the data cannot be read
+      or hold a case that the workdir has.
+  """
+  workdir = epath.Path(workdir)
+  config = configs.override(configs.read(workdir), overrides, "data")
+  with config.unlocked():
+    config.published = False  # The paper tested nothing of the kind.
+    config.question = (
+      f"How do the networks of {workdir.name} do on images that they never saw?"
+    )
+  compilations.keep(config)
+  study = elsewhere.make_study(workdir, config, out)
+  with files.lock(study.workdir):
+    configs.claim(config, study.workdir)
+    environment.write(study.workdir, jax.devices())
+    elsewhere.write(workdir, study)
+    return report(study.workdir)
 
 
 def read(workdir):

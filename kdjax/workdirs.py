@@ -27,6 +27,7 @@ EFFICIENCY = "efficiency.csv"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 REPORT = "report"
+TESTS = "tests"
 
 # What of a trial is drawn over its epochs.
 SCALARS = (
@@ -69,6 +70,8 @@ COLUMNS = {
     "recall",
     "hd95_mm",
     "assd_mm",
+    "brier",
+    "ece",
   ),
   EFFICIENCY: ("model", *COSTS),
 }
@@ -106,6 +109,11 @@ def figures(workdir):
 def pictures(workdir):
   """Where a report's pictures of cases are, which may show patients."""
   return figures(workdir) / "cases"
+
+
+def tests(workdir):
+  """Where tests on other data are, a folder each."""
+  return epath.Path(workdir) / TESTS
 
 
 def write_table(workdir, name, rows):
@@ -152,20 +160,20 @@ _TRIAL = ("fold", "seed")
 _WORDS = ("model", "case", "group")
 _COUNTS = (*_TRIAL, "empty_truth", "empty_prediction")
 _LIMITS = {"dice": 1, "iou": 1, "hd95": math.inf, "assd": math.inf}
-# Empty where the spacing of the pixels is not known, of every case perhaps.
-_MILLIMETRES = ("hd95_mm", "assd_mm")
+# Empty where the spacing of the pixels is not known, or kdjax was an older one.
+_OPTIONAL = {"hd95_mm": math.inf, "assd_mm": math.inf, "brier": 1, "ece": 1}
 
 
 def per_case(workdir):
   """per_case.csv as a frame, one row per model, trial and case.
 
   `dice` and `iou` are in [0, 1], NaN where `empty_truth`, as in
-  `evaluate.metrics`; `hd95_mm` and `assd_mm` may not be there.
+  `evaluate.metrics`; `_OPTIONAL` may not be there.
 
   Raises:
     UserError: the file is missing or damaged.
   """
-  numbers = (*_LIMITS, *_MILLIMETRES)
+  numbers = (*_LIMITS, *_OPTIONAL)
   path = there(workdir, PER_CASE)
   try:
     # A case may be called "007" or "NA", so words stay words.
@@ -203,8 +211,9 @@ def _damage(frame):
     bad[name] = lesion & ~frame[name].between(0, limit)
   for name in ("dice", "iou"):
     bad[name] |= ~lesion & frame[name].notna()
-  for name in set(_MILLIMETRES) & set(frame):
-    bad[name] = frame[name].notna() & ~frame[name].between(0, math.inf)
+  for name in set(_OPTIONAL) & set(frame):
+    fits = frame[name].between(0, _OPTIONAL[name])
+    bad[name] = frame[name].notna() & ~fits
   for name, lines in bad.items():
     if lines.any():
       return f"line {lines.idxmax() + 2}, {name}"

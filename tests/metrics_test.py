@@ -72,7 +72,11 @@ def test_masks_of_other_shapes_are_refused_not_broadcast():
 def test_empty_masks_follow_the_stated_rule(
   prediction, truth, overlap, distance
 ):
-  assert row(prediction, truth) == pytest.approx(
+  found = row(prediction, truth)
+  # Probabilities are of margins, whatever is empty.
+  calibration = {name: found.pop(name) for name in ("brier", "ece")}
+  assert all(0 <= x <= 1 for x in calibration.values())
+  assert found == pytest.approx(
     {
       "dice": overlap,
       "iou": overlap,
@@ -189,3 +193,35 @@ def test_a_margin_that_is_not_a_number_scores_as_a_miss():
   found = metrics.case_row(np.full((3, 3), np.nan), LESION)
   assert found["dice"] == 0
   assert found["hd95"] == pytest.approx(DIAGONAL)
+
+
+def test_calibration_by_hand():
+  # Half of the pixels said surely and rightly, half of them at 0.5, a quarter
+  # of which are lesion.
+  margin = np.array([[50.0, -50.0, 50.0, -50.0], [0.0, 0.0, 0.0, 0.0]])
+  truth = np.array([[1, 0, 1, 0], [1, 0, 0, 0]], bool)
+  brier, error = metrics.calibration(margin, truth)
+  assert brier == pytest.approx(0.5 * 0.25)
+  assert error == pytest.approx(0.5 * 0.25)
+  assert metrics.calibration(-margin, truth)[0] == pytest.approx(0.5 + 0.125)
+  # What predicts nothing says 0 everywhere.
+  lost = metrics.calibration(np.full((2, 4), np.nan), truth)
+  assert lost == (pytest.approx(3 / 8), pytest.approx(3 / 8))
+
+
+def test_calibration_is_the_sum_over_ten_bins():
+  rng = np.random.default_rng(0)
+  margin, truth = rng.normal(0, 3, (30, 40)), rng.random((30, 40)) < 0.3
+  said = 1 / (1 + np.exp(-margin))
+  expected = 0.0
+  for low in range(10):
+    inside = (said >= low / 10) & (said < (low + 1) / 10)
+    if inside.any():
+      apart = truth[inside].mean() - said[inside].mean()
+      expected += inside.mean() * abs(apart)
+  _, error = metrics.calibration(margin, truth)
+  assert error == pytest.approx(expected)
+  # Pixels that are lesion as often as they are said to be have none.
+  many = np.full((1000, 100), np.log(0.3 / 0.7))
+  _, error = metrics.calibration(many, rng.random(many.shape) < 0.3)
+  assert error < 0.01

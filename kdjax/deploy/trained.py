@@ -124,10 +124,7 @@ def load(workdir, arm="best", fold=None, seed=None):
   place = 0 if arm == TEACHER else arms.index(arm)
   block = studies.Block(fold, seed)
   folder = workdirs.checkpoints(workdir, role, block.name)
-  states = checkpoint.read(folder).states
-  if "trials" not in states:
-    raise UserError(f"{folder}: saved by an older kdjax: train anew.")
-  best = checkpoint.best(states)
+  best = checkpoint.best(checkpoint.read(folder).states)
   pick = lambda tree: jax.tree.map(
     lambda x: np.asarray(x[place], np.float32), tree
   )

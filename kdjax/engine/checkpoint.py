@@ -207,7 +207,7 @@ def read(folder):
   """The newest `Progress` of a block's `folder`, which stays as it is.
 
   Raises:
-    UserError: nothing is saved there, or it is damaged.
+    UserError: nothing is saved there, it is damaged, or by an older kdjax.
   """
   options = ocp.CheckpointManagerOptions(create=False)
   if not folder.is_dir():
@@ -215,14 +215,17 @@ def read(folder):
   try:
     with ocp.CheckpointManager(_absolute(folder), options=options) as manager:
       step = manager.latest_step()
-      if step is not None:
-        return _read(manager, step)
+      found = None if step is None else _read(manager, step)
   except Exception as error:  # Damage raises whatever a reader stumbles on.
     raise UserError(
       f"{folder}: its checkpoint cannot be read ({_first_line(error)}): train "
       "there again."
     ) from error
-  raise UserError(f"{folder} has no checkpoint: train there first.")
+  if found is None:
+    raise UserError(f"{folder} has no checkpoint: train there first.")
+  if "trials" not in found.states:
+    raise UserError(f"{folder}: saved by an older kdjax: train anew.")
+  return found
 
 
 def finished(folder):

@@ -14,6 +14,7 @@ from kdjax import workdirs
 from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.data import views
+from kdjax.distill import axes
 from kdjax.distill import pathways
 from kdjax.distill import trials
 from kdjax.engine import checks
@@ -76,6 +77,8 @@ class Study:
   def identity(self):
     """A sha256 in hex of what decides a trial's numbers: networks and data."""
     parts = [self.config[x].to_dict() for x in ("teacher", "student", "grid")]
+    if parts[-1]["source"] == axes.SOURCES[:1]:
+      del parts[-1]["source"]  # What an older kdjax saved stays this study's.
     said = repr((parts, [x.name for x in self.arms], self.dataset.fingerprint))
     return hashlib.sha256(said.encode()).hexdigest()
 
@@ -145,6 +148,13 @@ class Study:
     }
 
 
+def make_blocks(config):
+  """The blocks that `config` asks for."""
+  return tuple(
+    Block(fold, seed) for seed in config.seeds for fold in config.folds
+  )
+
+
 def load_data(config):
   """The data set of `config` and all its folds."""
   dataset = pipeline.load(config.data)
@@ -176,9 +186,7 @@ def make_study(config, workdir, dataset=None):
         f"folds={fold} is not there: {config.splits.kind} made folds 0 to "
         f"{len(folds) - 1}."
       )
-  blocks = tuple(
-    Block(fold, seed) for seed in config.seeds for fold in config.folds
-  )
+  blocks = make_blocks(config)
   if not blocks:
     raise UserError("folds or seeds is empty: there is nothing to train.")
   if len(set(blocks)) < len(blocks):

@@ -14,8 +14,11 @@ are a count of their own, from `empty_truth` and `empty_prediction`.
 
 import numpy as np
 from scipy import ndimage
+from scipy import special
 
 from kdjax.data import images
+
+_BINS = 10
 
 
 def dice(prediction, truth):
@@ -100,6 +103,31 @@ def surface_distances(prediction, truth, spacing=(1.0, 1.0)):
   return float(hd95), float(np.mean(np.concatenate([there, back])))
 
 
+def calibration(margin, truth):
+  """Brier score and expected calibration error over pixels, two floats.
+
+  Brier is the mean square of probability minus truth (Brier 1950,
+  https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2). The error is
+  the sum over ten bins of equal width of the probability of lesion, each of
+  n_b of the n pixels: n_b / n * |mean truth - mean probability| (Guo et al.,
+  arXiv 1706.04599, equation 3). Both are in [0, 1], 0 is perfect, and an empty
+  truth is as good as any.
+
+  Args:
+    margin: lesion logit minus background logit, float `[h, w]`.
+    truth: bool `[h, w]`.
+  """
+  said = special.expit(np.asarray(margin, np.float64)).ravel()
+  said = np.nan_to_num(said)  # As a margin that predicts nothing.
+  true = np.asarray(truth, np.float64).ravel()
+  places = np.minimum((said * _BINS).astype(int), _BINS - 1)
+  apart = np.bincount(places, weights=true - said, minlength=_BINS)
+  return (
+    float(np.mean((said - true) ** 2)),
+    float(np.abs(apart).sum() / true.size),
+  )
+
+
 def case_row(margin, truth, spacing=None):
   """All metrics of one case, `[S, S]` and bool `[h, w]` to a dict.
 
@@ -114,14 +142,17 @@ def case_row(margin, truth, spacing=None):
   Returns:
     `dice`, `iou` in [0, 1]; `hd95`, `assd` in pixels of the original mask;
     `empty_truth`, `empty_prediction`, 0 or 1; `precision`, `recall` in [0, 1];
-    `hd95_mm`, `assd_mm`, None where the spacing is not known.
+    `hd95_mm`, `assd_mm`, None where the spacing is not known; `brier`, `ece` of
+    `calibration`.
   """
   truth = np.asarray(truth, bool)
-  prediction = images.upsample(margin, truth.shape) > 0
+  upsampled = images.upsample(margin, truth.shape)
+  prediction = upsampled > 0
   hd95, assd = surface_distances(prediction, truth)
   hd95_mm, assd_mm = (
     surface_distances(prediction, truth, spacing) if spacing else (None, None)
   )
+  brier, ece = calibration(upsampled, truth)
   return {
     "dice": dice(prediction, truth),
     "iou": iou(prediction, truth),
@@ -133,6 +164,8 @@ def case_row(margin, truth, spacing=None):
     "recall": recall(prediction, truth),
     "hd95_mm": hd95_mm,
     "assd_mm": assd_mm,
+    "brier": brier,
+    "ece": ece,
   }
 
 

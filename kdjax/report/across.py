@@ -119,19 +119,14 @@ def _named(workdir, model):
 def markdown(found, table, changed):
   """What is printed: a row per workdir, a row per arm, then what changed."""
   lines = _summary(found)
+  lines += ["", "Mean Dice of every model, in percent:", ""]
+  lines += _wide(found, table, "model", [_percent(x) for x in table.dice_mean])
   gains = table.copy()
   gains["said"] = [words.difference(x) for x in table.to_dict("records")]
   gains = gains[gains["difference"].notna()]
   if not gains.empty:
-    wide = gains.pivot(index="model", columns="workdir", values="said")
-    wide = wide.reindex(
-      index=dict.fromkeys(gains["model"]), columns=list(found)
-    ).fillna("-")
     lines += ["", "Dice points above Student [95 % interval]:", ""]
-    lines += cells.grid(
-      ["arm", *wide.columns],
-      [[x, *row] for x, row in zip(wide.index, wide.to_numpy(), strict=True)],
-    )
+    lines += _wide(found, gains, "arm", gains["said"])
   if not changed.empty:
     lines += ["", "The same model on the same test cases, paired:", ""]
     lines += cells.grid(
@@ -153,6 +148,18 @@ def markdown(found, table, changed):
       "No two workdirs share data set and folds, so none are paired by case.",
     ]
   return "\n".join(lines) + "\n"
+
+
+def _wide(found, table, head, said):
+  """Lines of a table with a row per model and a column per workdir."""
+  wide = table.assign(said=said).pivot(
+    index="model", columns="workdir", values="said"
+  )
+  wide = wide.reindex(
+    index=dict.fromkeys(table["model"]), columns=list(found)
+  ).fillna("-")
+  body = zip(wide.index, wide.to_numpy(), strict=True)
+  return cells.grid([head, *wide.columns], [[x, *row] for x, row in body])
 
 
 def trend(found, table):

@@ -57,7 +57,8 @@ def measures(table):
   share = ("iou", "precision", "recall")
 
   def cell(name, x):
-    return _known(f"{100 * x:.2f}" if name in share else f"{x:.2f}", x)
+    digits = 4 if name in ("brier", "ece") else 2
+    return _known(f"{100 * x:.2f}" if name in share else f"{x:.{digits}f}", x)
 
   return ["model", *(tables.MEASURES[x] for x in known)], [
     [(row["model"],) * 2, *(cell(x, row[f"{x}_mean"]) for x in known)]

@@ -76,6 +76,7 @@ def make(results):
     found.append(
       f"Fewer than {verdicts.FEWEST} independent cases: no verdict is given."
     )
+  found += _note_elsewhere(results)
   found += _note_controls(results)
   found += _note_selection(results)
   found += _note_teachers(results)
@@ -89,6 +90,18 @@ def make(results):
     why = results.terms["note"].iloc[0] or "no reason given"
     found.append(f"The mixed model of factors.csv did not converge: {why}")
   return found
+
+
+def _note_elsewhere(results):
+  """Where networks come from that were tested on other data."""
+  home = results.data.get("trained_on")
+  if not home:
+    return []
+  return [
+    f"The networks were trained on {home['name']} (fingerprint "
+    f"{home['fingerprint'][:12]}), which has none of these cases; every fold's "
+    "were tested on all of them."
+  ]
 
 
 def _note_controls(results):

@@ -49,8 +49,13 @@ def holdout_ratio(workdir, config):
     return None
   if not workdirs.has(workdir, workdirs.DATA):
     return None
+  record = workdirs.data(workdir)
+  # Of other data all cases are tested in every fold, which share training cases
+  # as much as they did at home.
+  tested = record.get("trained_on", {}).get("tested")
+  tested = tested or [len(fold["test"]) for fold in record["folds"]]
   sizes = [
-    len(fold["test"]) / (len(fold["train"]) + len(fold["val"]))
-    for fold in workdirs.data(workdir)["folds"]
+    count / (len(fold["train"]) + len(fold["val"]))
+    for count, fold in zip(tested, record["folds"], strict=True)
   ]
   return sum(sizes) / len(sizes)

@@ -23,6 +23,8 @@ STATISTICS = (
   "assd_mean",
   "hd95_mm_mean",
   "assd_mm_mean",
+  "brier_mean",
+  "ece_mean",
   "missed",
   "false_alarms",
   "t_p_teacher",
@@ -42,6 +44,8 @@ MEASURES = {
   "assd": "ASSD, px",
   "hd95_mm": "HD95, mm",
   "assd_mm": "ASSD, mm",
+  "brier": "Brier",
+  "ece": "calibration error",
 }
 TRIALS = ("model", "fold", "seed", "cases", "dice_mean", "epochs", "diverged")
 
