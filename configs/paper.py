@@ -83,7 +83,7 @@ def get_config(size="full"):
     learning_rate=1e-4,
     weight_decay=0.0,
     soft_dice=0.0,
-    checkpoint="",  # A workdir: take its teachers over, train none.
+    checkpoint="",  # A workdir or a file: take its teachers, train none.
   )
 
   # What brings a student's map to the teacher's width, pathway HReg.

@@ -86,7 +86,10 @@ FIELDS = {
     **_TRAINING,
     **{axis.name: axis.field for axis in axes.of_training()},
     "checkpoint": Field(
-      "a workdir whose trained teachers are taken over; empty trains them", str
+      "trained teachers to take over: a workdir's, or a .pth or .safetensors "
+      "of segmentation_models_pytorch, {fold} in its name where folds have one "
+      "each; empty trains them",
+      str,
     ),
   },
   "student_training": _TRAINING,

@@ -1,27 +1,34 @@
-"""Teachers that another workdir trained, taken over as if trained here."""
+"""Teachers trained elsewhere, taken over as if trained here.
+
+From another workdir of kdjax, or from files of PyTorch.
+"""
 
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 
 from etils import epath
+import jax
 
 from kdjax import configs
 from kdjax import files
 from kdjax import workdirs
 from kdjax.engine import checkpoint
 from kdjax.errors import UserError
+from kdjax.models import smp
 
 # What a teacher comes out of: fields, and groups of them.
 _ALIKE = ("teacher", "teacher_training", "views", "data.image_size")
 
 
 def adopt(study, open_checkpoint):
-  """Copies the checkpoints of trained teachers to where a run keeps its own.
+  """Puts trained teachers where a run keeps the checkpoints of its own.
 
-  Fold and seed find their own there, or the fold's first where it has no such
-  seed. A block that has a checkpoint keeps it. Does nothing where
+  In a workdir fold and seed find their own, or the fold's first where it has no
+  such seed. A file is every block's, or the fold's where its name has {fold}.
+  A block that has a checkpoint keeps it. Does nothing where
   `teacher_training.checkpoint` is empty.
 
   Args:
@@ -30,36 +37,65 @@ def adopt(study, open_checkpoint):
 
   Raises:
     UserError: that workdir's teachers are not finished, not such as this config
-      asks for, or were trained on a case that is tested here.
+      asks for, or were trained on a case that is tested here; a file does not
+      fit the teacher.
   """
   name = study.config.teacher_training.get("checkpoint", "")
   if not name:
     return
   source = epath.Path(name).expanduser()
-  seeds, digests = None, {}
+  of_file = source.suffix in smp.ENDINGS
+  find = (_of_files if of_file else _of_workdir)(study, source)
+  digests = {}
   for block in study.blocks:
     with contextlib.closing(open_checkpoint(block)) as saved:
       mine = saved.restore()
       if not mine.step:
-        # Once; a run that has its teachers needs the other workdir no more.
-        seeds = seeds or _check(study, source)
-        seed = block.seed if block.seed in seeds else seeds[0]
-        mine = _read(source, dataclasses.replace(block, seed=seed).name)
-        mine.history = [x | {"seed": block.seed} for x in mine.history]
+        # Once; a run that has its teachers needs the source no more.
+        mine = find(block)
         saved.save(mine)
       digests[block.name] = mine.digest()
   if study.first:
-    record = {"from": str(source), "digests": digests}
+    record = {"from": str(source), "digests": digests, "unseen": not of_file}
     workdirs.write_record(study.workdir, workdirs.TEACHERS, record)
   print(f"teacher: taken over from {source}.", file=sys.stderr)
 
 
-def _check(study, source):
-  """Refuses a workdir whose teachers cannot be taken; returns its seeds."""
-  theirs = files.read_json(workdirs.there(source, workdirs.CONFIG))
-  _check_alike(study, source, theirs)
-  _check_unseen(study, source)
-  return theirs.get("seeds") or [0]
+def _of_files(study, source):
+  """From a block to the `Progress` of a teacher that a file holds."""
+  model = study.make_model("teacher")
+  read = functools.cache(lambda path: smp.read(path, model))
+
+  def find(block):
+    variables = read(str(source).replace("{fold}", str(block.fold)))
+    best = {
+      f"best_{name}": jax.tree.map(lambda x: x[None], variables[name])
+      for name in ("params", "batch_stats")
+    }
+    states = {"trials": best, "regressors": {}}
+    return checkpoint.Progress(step=1, states=states, finished=True)
+
+  return find
+
+
+def _of_workdir(study, source):
+  """From a block to the `Progress` of its teacher in another workdir."""
+
+  @functools.cache
+  def check():
+    """Refuses a workdir whose teachers cannot be taken; returns its seeds."""
+    theirs = files.read_json(workdirs.there(source, workdirs.CONFIG))
+    _check_alike(study, source, theirs)
+    _check_unseen(study, source)
+    return theirs.get("seeds") or [0]
+
+  def find(block):
+    seed = block.seed if block.seed in check() else check()[0]
+    found = _read(source, dataclasses.replace(block, seed=seed).name)
+    found.history = [x | {"seed": block.seed} for x in found.history]
+    return found
+
+  return find
 
 
 def _read(source, block):

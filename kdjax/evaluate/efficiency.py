@@ -49,7 +49,10 @@ def _training(study, stage):
   """Device-seconds of training by model, the mean over its trials."""
   seconds = loop.device_seconds(study, stage)
   return {
-    arm.name: statistics.fmean(seconds[arm.name, b] for b in study.blocks)
+    # A teacher that came from a file was not trained here.
+    arm.name: statistics.fmean(
+      seconds.get((arm.name, block), math.nan) for block in study.blocks
+    )
     for arm in stage.arms
   }
 

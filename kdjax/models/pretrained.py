@@ -87,29 +87,48 @@ def convert(tensors, model, source):
   Raises:
     UserError: names or shapes are not the encoder's.
   """
+  wanted = {
+    place: shape
+    for place, shape in places(model).items()
+    if place[1].startswith("encoder")
+  }
+  encoder = encoders.ENCODERS[model.encoder]
+  spare = _HEADS[type(encoder)]
+  names = {place: name(encoder, place) for place in wanted}
+  return fill(tensors, names, wanted, source, model.encoder, spare)
+
+
+def places(model):
+  """The shapes of a model's variables by place, `("params", layer, ...)`."""
   blank = jnp.zeros((1, model.stride, model.stride, model.in_channels))
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), blank))
-  wanted = flax.traverse_util.flatten_dict(
-    {
-      kind: {
-        name: tree
-        for name, tree in shapes[kind].items()
-        if name.startswith("encoder")
-      }
-      for kind in ("params", "batch_stats")
-    }
+  return flax.traverse_util.flatten_dict(shapes)
+
+
+def fill(tensors, names, wanted, source, network, spare=()):
+  """Brings tensors of PyTorch to their places in linen's variables.
+
+  Args:
+    tensors: dict from PyTorch's name to array.
+    names: place to PyTorch's name.
+    wanted: place to shape.
+    source: where the tensors are from, named in errors like `network`.
+    network: what they should fit.
+    spare: how names begin that may be left over, beside step counters.
+
+  Raises:
+    UserError: a tensor is missing, left over, of another shape or not finite;
+      names the first.
+  """
+  left = lambda name: (
+    name.startswith(tuple(spare)) or name.endswith("num_batches_tracked")
   )
-  encoder = encoders.ENCODERS[model.encoder]
-  names = _names(wanted, encoder)
-  spare = lambda name: (
-    name.startswith(_HEADS[type(encoder)])
-    or name.endswith("num_batches_tracked")
-  )
+  used = set(names.values())
   missing = [name for name in names.values() if name not in tensors]
-  unknown = [x for x in tensors if x not in names.values() and not spare(x)]
+  unknown = [x for x in tensors if x not in used and not left(x)]
   if missing or unknown:
     raise UserError(
-      f"{source} does not fit {model.encoder}: "
+      f"{source} does not fit {network}: "
       + "; ".join(
         f"{text} {_first(items)}"
         for text, items in (("it lacks", missing), ("it also has", unknown))
@@ -129,7 +148,7 @@ def convert(tensors, model, source):
     found[place] = array.astype(np.float32)
   if wrong:
     raise UserError(
-      f"{source} does not fit {model.encoder}: wrong shapes or values of "
+      f"{source} does not fit {network}: wrong shapes or values of "
       f"{_first(wrong)}."
     )
   return flax.traverse_util.unflatten_dict(found)
@@ -149,7 +168,7 @@ def _first(items, count=3):
   return ", ".join(items[:count]) + more
 
 
-_LEAVES = {
+LEAVES = {
   "scale": "weight",
   "bias": "bias",
   "mean": "running_mean",
@@ -157,20 +176,16 @@ _LEAVES = {
 }
 
 
-def _names(places, encoder):
-  """PyTorch's name of the tensor at each place of linen's variables."""
-  name_layer = {
+def name(encoder, place):
+  """PyTorch's name, in the encoder, of the tensor at a place."""
+  kind = type(encoder)
+  layers = {
     encoders.ResNet: _resnet_layer,
     encoders.EfficientNetLite: _lite_layer(encoder),
-  }[type(encoder)]
-  names = {}
-  for place in places:
-    *layer, kind, leaf = place[1:]  # Without "params" or "batch_stats".
-    conv, norm = name_layer(layer)
-    names[place] = (
-      f"{conv}.weight" if kind == "conv" else f"{norm}.{_LEAVES[leaf]}"
-    )
-  return names
+  }
+  *layer, part, leaf = place[1:]  # Without "params" or "batch_stats".
+  conv, norm = layers[kind](layer)
+  return f"{conv}.weight" if part == "conv" else f"{norm}.{LEAVES[leaf]}"
 
 
 def _resnet_layer(layer):

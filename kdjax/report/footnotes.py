@@ -150,7 +150,14 @@ def _note_teachers(results):
     f"{block} {digest[:12]}"
     for block, digest in results.teachers["digests"].items()
   )
-  return [f"Teachers were taken over from {source} (sha256: {digests})."]
+  unknown = (
+    ""
+    if results.teachers.get("unseen", True)
+    else "; whether they saw cases that are tested here is not known"
+  )
+  return [
+    f"Teachers were taken over from {source} (sha256: {digests}){unknown}."
+  ]
 
 
 def _note_pairs(results):
