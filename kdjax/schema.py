@@ -80,7 +80,10 @@ FIELDS = {
     ),
     "dropout": Field("probability of a pixel to be black", float, 0, 1),
   },
-  "teacher": Field("a name in kdjax.models.MODELS and its attributes"),
+  "teacher": Field(
+    "a name in kdjax.models.MODELS, or your own package.module:Class, and its "
+    "attributes"
+  ),
   "student": Field("the same"),
   "teacher_training": {
     **_TRAINING,

@@ -69,7 +69,7 @@ def test_what_cannot_work_is_refused_before_it_compiles(
 def test_a_batch_whose_cases_are_compared_is_not_split(tmp_path, loss):
   """Two trials on the four devices of the tests would have to."""
   grid = [("grid.pathway", "HReg"), ("grid.view", "weak"), ("grid.loss", loss)]
-  with pytest.raises(UserError, match=f"HReg_{loss} compares the cases"):
+  with pytest.raises(UserError, match=f"HReg_{loss}_WAug compares the"):
     make(tmp_path, *grid)
   make(tmp_path, *grid, ("grid.alpha", "0.3,0.5,0.7"))  # Four trials.
 

@@ -82,7 +82,8 @@ def make_inference(model, variables):
     inputs = views.normalise(
       images.astype(jnp.float32) / 255.0, model.in_channels, model.normalisation
     )
-    return steps.predict(weights["params"], {}, inputs, model=folded)
+    stats = weights.get("batch_stats", {})
+    return steps.predict(weights["params"], stats, inputs, model=folded)
 
   return network
 

@@ -2,8 +2,11 @@
 
 import sys
 
+import jax
+
 from kdjax import workdirs
 from kdjax.distill import pairs
+from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import networks
 
@@ -52,8 +55,20 @@ def compared(study):
 
 def is_signed(study, tap):
   """Whether the teacher's map is negative in places, where a ReLU is not."""
-  linear = study.make_model("teacher").linear_levels
-  return tap is not None and tap.split("/")[0] in linear
+  model = study.make_model("teacher")
+  if tap is None or model.linear_levels is None:
+    return tap is not None and _found_negative(model, study, tap)
+  return tap.split("/")[0] in model.linear_levels
+
+
+def _found_negative(model, study, tap):
+  """The same of a network that does not say: what it returns for noise."""
+  noise, first = jax.random.split(jax.random.key(0))
+  images = jax.random.normal(noise, study.blank("teacher").shape)
+  _, features, _ = taps.apply(
+    model, model.init(first, images), images, taps=(tap,)
+  )
+  return bool((features[tap] < 0).any())
 
 
 def write(study):

@@ -12,6 +12,7 @@ from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import convolution
 from kdjax.errors import UserError
+from kdjax.models import own
 
 # Fields of a model that no config gives.
 NOT_CONFIGURED = (
@@ -32,14 +33,10 @@ def make_model(spec, engine, role, batch_axis=None):
   """
   attributes = spec.to_dict()
   name = attributes.pop("name", None)
-  if name not in models.MODELS:
-    raise UserError(
-      f"{role}.name={name!r} is not a model: choose from "
-      f"{', '.join(models.MODELS)}."
-    )
+  network = _find(name, role)
   known = {
     field.name: _attribute(field.type)
-    for field in dataclasses.fields(models.MODELS[name])
+    for field in dataclasses.fields(network)
     if field.name not in NOT_CONFIGURED
   }
   for attribute, value in attributes.items():
@@ -49,11 +46,34 @@ def make_model(spec, engine, role, batch_axis=None):
         f"{', '.join(known)}."
       )
     fields.check(value, known[attribute], f"{role}.{attribute}")
-  return models.MODELS[name](
-    **attributes,
-    convolution=convolution.choose(engine.lowering),
-    norm_axis=batch_axis,
-    dtype=jnp.dtype(engine.dtype),
+  settings = {
+    "convolution": convolution.choose(engine.lowering),
+    "norm_axis": batch_axis,
+    "dtype": jnp.dtype(engine.dtype),
+  }
+  if own.lacks(network, "dtype") and engine.dtype != "float32":
+    raise UserError(
+      f"{role}.name={name} has no attribute dtype, which "
+      f"engine.dtype={engine.dtype} needs: set float32."
+    )
+  try:
+    return network(**attributes, **settings)
+  except TypeError as error:
+    raise UserError(f"{role} makes no network: {error}.") from error
+
+
+def _find(name, role):
+  """The class of a network, ours or another package's."""
+  if name in models.MODELS:
+    return models.MODELS[name]
+  if isinstance(name, str) and ":" in name:
+    try:
+      return own.find(name)
+    except UserError as error:
+      raise UserError(f"{role}.name={error}") from error
+  raise UserError(
+    f"{role}.name={name!r} is not a model: choose from "
+    f"{', '.join(models.MODELS)}, or name your own, package.module:Class."
   )
 
 
@@ -61,6 +81,8 @@ def _attribute(kind):
   """The `Field` of a model's attribute of type `kind`; numbers are counts."""
   if many := typing.get_origin(kind) is tuple:
     kind = typing.get_args(kind)[0]
+  if kind not in (int, float, str, bool):  # Of a network that is not ours.
+    return fields.Field("")
   limits = (1, 2**16) if kind is int else ()
   return fields.Field("", kind, *limits)._replace(many=many)
 

@@ -20,6 +20,7 @@ from kdjax.engine import parallel
 from kdjax.engine import schedules
 from kdjax.engine import steps
 from kdjax.errors import UserError
+from kdjax.models import own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,10 @@ def make_layout(study, stage, num_blocks, devices=None):
     UserError: they have to split their batches over the devices, which do not
       divide, or which a loss compares the cases of.
   """
+  devices = tuple(devices or jax.local_devices())
+  if own.lacks(study.make_model(stage.name), "norm_axis"):
+    # Its batches cannot be split, so that some devices may have to rest.
+    devices = devices[: len(stage.arms) * num_blocks]
   layout = layouts.make_layout(
     [arm.objective for arm in stage.arms],
     num_blocks,

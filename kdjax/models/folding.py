@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models import layers
+from kdjax.models import own
 
 
 def fold(model, variables):
@@ -18,27 +19,32 @@ def fold(model, variables):
   `y = scale (W x - mean) / sqrt(var + eps) + bias` becomes `W' x + b'`.
 
   Args:
-    model: linen module of `models.MODELS`.
+    model: linen module of `models.MODELS`, or one that `own` found.
     variables: its `{"params", "batch_stats"}`, of one network.
 
   Returns:
-    `(inference_model, {"params": ...})`: logits and maps are those of `model`
-    with `train=False`, to rounding. Every tap stays, but for the parts of a
-    `layers.ConvNorm`, which are one now.
+    `(inference_model, variables)`: logits and maps are those of `model` with
+    `train=False`, to rounding; variables are `{"params": ...}`, and
+    `"batch_stats"` where there are other BatchNorms than those of
+    `layers.ConvNorm`. Every tap stays, but for the parts of these, which are
+    one now. A network that cannot be folded is returned as it is.
   """
+  if own.lacks(model, "folded"):
+    return model.clone(folded=True, norm_axis=None), variables
   params = flax.traverse_util.flatten_dict(variables["params"])
   stats = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}))
   for path, epsilon in _epsilons(model, variables).items():
     norm = (*path, "norm")
     scale, bias = (params.pop((*norm, leaf)) for leaf in ("scale", "bias"))
-    mean, variance = (stats[(*norm, leaf)] for leaf in ("mean", "var"))
+    mean, variance = (stats.pop((*norm, leaf)) for leaf in ("mean", "var"))
     factor = scale * jax.lax.rsqrt(variance + epsilon)  # [C]
     kernel = (*path, "conv", "kernel")
     params[kernel] = params[kernel] * factor[None, None, None, :]
     params[(*path, "conv", "bias")] = bias - mean * factor
-  return model.clone(folded=True, norm_axis=None), {
-    "params": flax.traverse_util.unflatten_dict(params)
-  }
+  folded = {"params": flax.traverse_util.unflatten_dict(params)}
+  if stats:
+    folded["batch_stats"] = flax.traverse_util.unflatten_dict(stats)
+  return model.clone(folded=True, norm_axis=None), folded
 
 
 def _epsilons(model, variables):

@@ -1,0 +1,45 @@
+"""Networks as a user may bring them: they know nothing of kdjax."""
+
+from flax import linen as nn
+
+
+class Plain(nn.Module):
+  """Two convolutions without BatchNorm, at the image's resolution."""
+
+  width: int = 4
+  num_classes: int = 2
+  in_channels: int = 1
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = nn.relu(nn.Conv(self.width, (3, 3), name="first")(images))
+    return nn.Conv(self.num_classes, (3, 3), name="last")(x)
+
+
+class Normed(nn.Module):
+  """With BatchNorm, dropout of nothing, and attributes of its own."""
+
+  widths: tuple[int, ...] = (4, 6)
+  slope: float = 0.1
+  num_classes: int = 2
+  in_channels: int = 3
+  stride = 2
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = images
+    for i, width in enumerate(self.widths):
+      x = nn.Conv(width, (3, 3), name=f"conv{i}")(x)
+      x = nn.BatchNorm(not train, name=f"norm{i}")(x)
+      x = nn.leaky_relu(x, self.slope)
+    return nn.Conv(self.num_classes, (1, 1), name="head")(x)
+
+
+class NoClasses(nn.Module):
+  """Lacks what kdjax cannot do without."""
+
+  in_channels: int = 1
+
+
+def function():
+  """No network at all."""
