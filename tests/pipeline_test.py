@@ -118,9 +118,10 @@ def test_masks_resized_are_another_data_set_and_counted(tmp_path):
   path = folder / "masks" / "a.png"
   mask = PIL.Image.open(path)
   mask.resize((2 * mask.width, 2 * mask.height), 0).save(path)
+  data = pipeline.load(config(tmp_path, masks="resize"))
+  # Though they are prepared now, for whom asked for it.
   with pytest.raises(UserError, match="a.png: .* set data.masks=resize"):
     pipeline.load(config(tmp_path))
-  data = pipeline.load(config(tmp_path, masks="resize"))
   assert data.notes == (
     "1 masks were of another size than their image and resized to it",
   )
