@@ -11,6 +11,7 @@ import uuid
 
 from etils import epath
 
+from kdjax import lease
 from kdjax.errors import UserError
 
 
@@ -36,6 +37,7 @@ def write_bytes(path, content):
   """
   path = epath.Path(path)
   if is_bucket(path):  # There an object appears whole or not at all.
+    lease.check(path)
     path.write_bytes(content)
     return
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +74,9 @@ def read_json(path):
 def lock(folder, parts=("",)):
   """Keeps other processes from writing in `folder` while its body runs.
 
-  The system releases the lock when the process ends, however it ends. Whoever
-  locks part "" first removes the half-written files that a killed process
-  left. A bucket is not locked.
+  The system releases the lock when the process ends, however it ends; in a
+  bucket it is a `lease`. Whoever locks part "" first removes the half-written
+  files that a killed process left.
 
   Args:
     folder: which is made where it is missing.
@@ -85,7 +87,8 @@ def lock(folder, parts=("",)):
     OSError: `folder` cannot be made or written.
   """
   if is_bucket(folder):
-    yield
+    with lease.hold(epath.Path(folder), parts):
+      yield
     return
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)

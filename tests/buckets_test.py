@@ -52,8 +52,17 @@ def test_a_run_in_a_bucket_is_killed_resumed_and_equals_one_on_a_disk(tmp_path):
     # What is left of a save that was cut short.
     objects["bucket", f"{saved}/99/_CHECKPOINT_METADATA"] = b"{}", 1
     again = start(*train, f"--workdir={WORKDIR}", **environment)
+    lease = "bucket", "runs/tiny/.lease"
+    # At once, since its process of this machine is dead.
+    assert again.wait_for(
+      lambda: f"process {again.pid} ".encode() in objects.get(lease, (b"",))[0]
+    ), again.err
+    third = start(*train, f"--workdir={WORKDIR}", **environment)
+    assert third.ended() == 1
+    assert f"is in use by process {again.pid} on " in third.err
     again.finish()
-    assert "damaged" not in again.err
+    assert "waiting" not in again.err and "damaged" not in again.err
+    assert not [name for _, name in objects if "/.lease" in name]
     for name in SAME:
       there = objects["bucket", f"runs/tiny/{name}"][0]
       assert there == (tmp_path / "run" / name).read_bytes(), name

@@ -7,6 +7,7 @@ import pytest
 
 ORDER = """
 errors
+lease
 files fields
 workdirs
 data models distill
@@ -17,6 +18,8 @@ evaluate
 report deploy plan
 bench
 run
+commands
+flags
 cli
 """.strip().splitlines()
 LEVEL = {name: i for i, line in enumerate(ORDER) for name in line.split()}

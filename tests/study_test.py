@@ -4,7 +4,7 @@ import pytest
 
 from kdjax import configs
 from kdjax.engine import checks
-from kdjax.engine import stages
+from kdjax.engine import streams
 from kdjax.engine import studies
 from kdjax.errors import UserError
 
@@ -101,14 +101,14 @@ def test_the_stream_shows_every_case_once_a_pass_in_another_order(tmp_path):
   train = study.folds[0].train
   size = 4
   steps = 3 * len(train) // size + 1
-  batches = stages.stream(train, block, 0, steps, size)
+  batches = streams.draw(train, block, 0, steps, size)
   cases, passes = (batches[x].reshape(-1) for x in ("cases", "epochs"))
   orders = [cases[passes == p] for p in range(3)]
   for order in orders:
     assert sorted(order) == sorted(train)
   assert list(orders[0]) != list(orders[1])
   # Any step can be found again.
-  later = stages.stream(train, block, 5, 2, size)
+  later = streams.draw(train, block, 5, 2, size)
   for name in later:
     assert (later[name] == batches[name][5:7]).all()
 
@@ -116,7 +116,7 @@ def test_the_stream_shows_every_case_once_a_pass_in_another_order(tmp_path):
 def test_blocks_of_another_fold_or_seed_see_other_orders(tmp_path):
   train = make(tmp_path).folds[0].train
   orders = {
-    tuple(stages.stream(train, studies.Block(*b), 0, 3, 4)["cases"].reshape(-1))
+    tuple(streams.draw(train, studies.Block(*b), 0, 3, 4)["cases"].reshape(-1))
     for b in [(0, 0), (0, 1), (1, 0)]
   }
   assert len(orders) == 3

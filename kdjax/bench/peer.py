@@ -20,7 +20,7 @@ import numpy as np
 from kdjax.distill import axes
 from kdjax.distill import trials
 from kdjax.engine import networks
-from kdjax.engine import stages
+from kdjax.engine import streams
 from kdjax.errors import UserError
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "tests/peers/torch_serial.py"
@@ -139,7 +139,7 @@ class Peer:
   def _render(self):
     """Batches as arrays `[T, B, ...]`: "image", "mask" and the views."""
     programs = self._programs
-    stream = stages.stream(
+    stream = streams.draw(
       programs.study.folds[self._block.fold].train,
       self._block,
       0,

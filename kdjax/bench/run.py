@@ -11,9 +11,14 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from kdjax import configs
+from kdjax import files
 from kdjax.bench import modes
 from kdjax.bench import record
 from kdjax.engine import convolution
+from kdjax.engine import studies
+from kdjax.errors import UserError
+from kdjax.report import environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +36,38 @@ class Measured:
   best_rate: float
   teacher_flops: float
   views: int
+
+
+def write(config, workdir, rounds, with_torch, names, sizes):
+  """Runs a bench and writes what it found; returns its table.
+
+  Args:
+    config: `ConfigDict`, whose grid is timed.
+    workdir: where to.
+    rounds: as `run` takes it.
+    with_torch: the same.
+    names: the same.
+    sizes: the same.
+
+  Raises:
+    UserError: a flag is out of range, or what `run` and `make_study` refuse.
+  """
+  if rounds < 1:
+    raise UserError(f"--rounds={rounds}: at least 1.")
+  if unknown := set(names) - set(modes.NAMES):
+    raise UserError(
+      f"--modes={','.join(sorted(unknown))}: choose from "
+      f"{', '.join(modes.NAMES)}."
+    )
+  if min(sizes) < 1:
+    raise UserError(f"--trials={min(sizes)}: at least 1.")
+  study = studies.make_study(config, workdir)
+  with files.lock(workdir):
+    configs.claim(config, workdir)
+    environment.write(workdir, jax.devices())
+    measured = run(study, rounds, with_torch, names, sizes)
+    record.write(measured, workdir)
+  return record.table(measured)
 
 
 def run(study, rounds, with_torch, names=modes.NAMES, sizes=modes.SIZES):

@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from kdjax import files
+from kdjax import lease
 from kdjax.errors import UserError
 
 # It logs a traceback of what it raises, which becomes a line here.
@@ -98,6 +99,7 @@ class Checkpoint:
       UserError: this or the save before cannot be written.
     """
     self.wait()
+    lease.check(self._folder)
     if progress.step == self._manager.latest_step():
       return
     record = {

@@ -19,6 +19,7 @@ from kdjax.engine import layouts
 from kdjax.engine import parallel
 from kdjax.engine import schedules
 from kdjax.engine import steps
+from kdjax.engine import streams
 from kdjax.errors import UserError
 from kdjax.models import own
 
@@ -38,41 +39,6 @@ class Stage:
   arms: tuple[trials.Arm, ...]
   training: ml_collections.ConfigDict
   teacher: nn.Module | None
-
-
-def stream(train, block, step, steps, batch_size):
-  """The cases of `steps` batches after `step` of them, shuffled anew each pass.
-
-  The stream runs on over the borders of passes, so batches keep one shape and
-  no case is dropped; it depends on the block alone, so any step can be found
-  again.
-
-  Args:
-    train: rows of the data set.
-    block: `Block`.
-    step: steps done before.
-    steps: steps to come, `T`.
-    batch_size: `B`.
-
-  Returns:
-    `{"cases", "epochs": [T, B], "counts": [T]}`, int32.
-  """
-  positions = step * batch_size + np.arange(steps * batch_size)
-  passes, places = np.divmod(positions, len(train))
-  cases = np.concatenate(
-    [
-      np.random.default_rng((block.seed, block.fold, p)).permutation(train)[
-        places[passes == p]
-      ]
-      for p in np.unique(passes)
-    ]
-  )
-  shape = lambda x: x.reshape(steps, batch_size).astype(np.int32)
-  return {
-    "cases": shape(cases),
-    "epochs": shape(passes),
-    "counts": np.arange(step, step + steps, dtype=np.int32),
-  }
 
 
 def make_layout(study, stage, num_blocks, devices=None):
@@ -283,8 +249,8 @@ class Programs:
     The blocks of a wave are equally far in their epochs.
     """
     left = self.steps_per_epoch - steps[wave[0]] % self.steps_per_epoch
-    streams = [
-      stream(
+    drawn = [
+      streams.draw(
         self.study.folds[block.fold].train,
         block,
         steps[block],
@@ -294,7 +260,7 @@ class Programs:
       for block in self.pad(wave)
     ]
     return self.layout.spread_batches(
-      jax.tree.map(lambda *x: np.stack(x), *streams)
+      jax.tree.map(lambda *x: np.stack(x), *drawn)
     )
 
   def chunks(self, wave, part):
