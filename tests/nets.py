@@ -41,5 +41,16 @@ class NoClasses(nn.Module):
   in_channels: int = 1
 
 
+class NoTrain(nn.Module):
+  """Cannot be told whether it trains."""
+
+  num_classes: int = 2
+  in_channels: int = 1
+
+  @nn.compact
+  def __call__(self, images):
+    return nn.Conv(self.num_classes, (1, 1))(images)
+
+
 def function():
   """No network at all."""

@@ -99,6 +99,7 @@ def test_they_train_teach_and_predict(tmp_path):
     ({"student__name": "tests.nets:Nothing"}, "no linen module 'Nothing'"),
     ({"student__name": "tests.nets:function"}, "no linen module 'function'"),
     ({"student__name": "tests.nets:NoClasses"}, "no attribute num_classes"),
+    ({"student__name": "tests.nets:NoTrain"}, "takes no train: it is called"),
     ({"student__name": "Nets"}, "or name your own, package.module:Class"),
     ({"student__depth": 3}, "student.depth is not an attribute of tests.nets"),
     ({"student__width": 0}, "student.width"),

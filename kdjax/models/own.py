@@ -24,6 +24,7 @@ the following it may have each; what it has not, it goes without:
 
 import functools
 import importlib
+import inspect
 from typing import Any
 
 from flax import linen as nn
@@ -69,6 +70,8 @@ def find(name):
   for needed in _NEEDED:
     if not hasattr(found, needed) and needed not in found.__dataclass_fields__:
       raise UserError(f"{name} has no attribute {needed}.")
+  if "train" not in inspect.signature(found.__call__).parameters:
+    raise UserError(f"{name} takes no train: it is called net(images, train=).")
   fields = found.__dataclass_fields__
   lacks = {x: value for x, value in _FIELDS.items() if x not in fields}
   constants = {x: y for x, y in _CONSTANTS.items() if not hasattr(found, x)}
