@@ -1,8 +1,7 @@
 """Which loss distils best, from one level of a pretrained teacher?
 
-Ten losses on the teacher's encoder output behind the student's regressor.
-(Without a regressor, pathway H, those that compare within a network work too:
---config.grid.pathway=H --config.grid.loss=MSE,KLD,AT,SP,SKD,IFVD,RAD.)
+Ten losses on the teacher's encoder output, as it is and behind the student's
+regressor; without one CWD, FitNets and PKD are not defined and left out.
 
 Run, with images in DIR as `busi_cpu` takes them, and kdjax[pretrained]:
 
@@ -19,6 +18,6 @@ def get_config(size="full"):
   """Returns the study; size "tiny" trains in seconds on the phantom."""
   config = busi_cpu.get_config(size)
   config.grid.update(
-    pathway=("HReg",), loss=tuple(losses.LOSSES), view=("weak",)
+    pathway=("H", "HReg"), loss=tuple(losses.LOSSES), view=("weak",)
   )
   return config

@@ -35,9 +35,6 @@ def make(tmp_path, *overrides):
       "('encoder4','bridge'),",
       "the teacher has no level 'bridge'",
     ),
-    ("grid.loss", "FitNets", "L_FitNets .* choose pathway HReg"),
-    ("grid.loss", "CWD", "H_CWD .* which leaves H_KLD"),
-    ("grid.loss", "PKD", "H_PKD .* choose pathway L or HReg"),
     ("grid.pair", "('head','head'),", "choose pathway L"),
     ("data.image_size", "36", "not a multiple of"),
     ("folds", "7", "folds=7 is not there"),
@@ -63,6 +60,20 @@ def test_what_cannot_work_is_refused_before_it_compiles(
     make(tmp_path, (key, text))
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("pathway", "loss", "said"),
+  [
+    ("L", "FitNets", "L_FitNets .* choose pathway HReg"),
+    ("H", "CWD", "H_CWD .* which leaves H_KLD"),
+    ("H", "PKD", "H_PKD .* choose pathway L or HReg"),
+    ("L,H", "FitNets,KLD", "L_FitNets .* choose pathway HReg"),
+  ],
+)
+def test_a_loss_that_no_pathway_has_is_refused(tmp_path, pathway, loss, said):
+  with pytest.raises(UserError, match=said):
+    make(tmp_path, ("grid.pathway", pathway), ("grid.loss", loss))
 
 
 @pytest.mark.parametrize("loss", ["SP", "PKD"])

@@ -121,6 +121,18 @@ def test_stacked_numbers_say_what_the_arms_say():
       np.testing.assert_allclose(stacked.numbers[name][i], number)
 
 
+def test_a_loss_is_left_out_where_it_is_not_defined_and_the_reason_known():
+  asked = dict(pathway=("L", "H", "HReg"), loss=("KLD", "FitNets", "CWD"))
+  assert names(view=("strong",), **asked) == (
+    "Student L_KLD L_CWD H_KLD HReg_KLD HReg_FitNets HReg_CWD".split()
+  )
+  found = trials.left_out(grid(**asked))
+  assert list(found) == [("L", "FitNets"), ("H", "FitNets"), ("H", "CWD")]
+  assert found["H", "FitNets"] == "it is a distance behind a regressor"
+  # Where nothing else is left of a loss, that is no answer.
+  assert not trials.left_out(grid(pathway=("L",), loss=("FitNets",)))
+
+
 def test_only_views_that_a_teacher_sees_are_used():
   assert trials.views(trials.make_arms(grid(view=("weak",)))) == ("weak",)
 

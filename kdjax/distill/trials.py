@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.distill import axes
+from kdjax.distill import losses
 from kdjax.distill import pairs
 from kdjax.errors import UserError
 
@@ -87,13 +88,15 @@ def make_arms(grid):
 
   Students come first, one for every combination of what they read, such as the
   learning rate. What an arm does not read does not multiply it: pathway L has
-  no pair, MSE no temperature.
+  no pair, MSE no temperature. A loss that is not defined under a pathway is
+  left out there, see `left_out`.
 
   Raises:
     UserError: an unknown pathway, loss or view, or an empty axis.
   """
   _check(grid)
   shown = {x.name for x in axes.AXES if x.always_shown or len(grid[x.name]) > 1}
+  missing = left_out(grid)
   students, distilled = {}, {}
   for values in itertools.product(*(grid[axis.name] for axis in axes.AXES)):
     point = dict(zip((x.name for x in axes.AXES), values, strict=True))
@@ -108,6 +111,8 @@ def make_arms(grid):
     student = "Student" + suffix(None, None)
     students[student] = _untaught(student, point)
     what = point["pathway"], point["loss"]
+    if what in missing:
+      continue
     name = suffix(*what)
     distilled[name] = Arm(
       name,
@@ -118,6 +123,22 @@ def make_arms(grid):
       _numbers(point, *what),
     )
   return (*students.values(), *distilled.values())
+
+
+def left_out(grid):
+  """Why a pathway and a loss of a grid are no arm: `(pathway, loss)` to words.
+
+  A loss that is defined under none of the grid's pathways is not left out, but
+  refused where networks are known.
+  """
+  found = {}
+  for name in grid["loss"]:
+    loss = losses.LOSSES[name]
+    if set(loss.pathways) & set(grid["pathway"]):
+      for pathway in grid["pathway"]:
+        if pathway not in loss.pathways:
+          found[pathway, name] = loss.because
+  return found
 
 
 def make_teacher(training):

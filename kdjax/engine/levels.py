@@ -72,7 +72,12 @@ def _found_negative(model, study, tap):
 
 
 def write(study):
-  """Writes what `compared` says, for the report, and prints it on stderr."""
+  """Writes what `compared` says, for the report, and prints it on stderr.
+
+  And what of the grid's product is no arm.
+  """
+  for (pathway, loss), why in trials.left_out(study.config.grid).items():
+    print(f"grid: {pathway}_{loss} is left out: {why}.", file=sys.stderr)
   found = compared(study)
   workdirs.write_record(study.workdir, workdirs.PAIRS, found)
   for name, what in found.items():

@@ -4,6 +4,7 @@ import numpy as np
 
 from kdjax import workdirs
 from kdjax.distill import pairs
+from kdjax.distill import trials
 from kdjax.report import paired
 from kdjax.report import rows
 from kdjax.report import verdicts
@@ -78,6 +79,7 @@ def make(results):
     )
   found += _note_elsewhere(results)
   found += _note_controls(results)
+  found += _note_left_out(results)
   found += _note_selection(results)
   found += _note_teachers(results)
   found += _note_pairs(results)
@@ -115,6 +117,13 @@ def _note_controls(results):
     "controls against Student and arms against their controls are families of "
     "their own."
   ]
+
+
+def _note_left_out(results):
+  """What of the grid's product is no arm."""
+  found = trials.left_out(results.config.grid)
+  said = [f"{'_'.join(what)} ({why})" for what, why in found.items()]
+  return [f"Left out of the grid: {'; '.join(said)}."] if said else []
 
 
 def _note_selection(results):
