@@ -20,4 +20,6 @@ def get_config(size="full"):
   config.grid.update(
     pathway=("H", "HReg"), loss=tuple(losses.LOSSES), view=("weak",)
   )
+  if size == "tiny":
+    config.grid.loss = ("KLD", "CWD", "FitNets", "SP", "RAD")
   return config

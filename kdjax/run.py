@@ -1,12 +1,12 @@
 """What a notebook or a launcher calls: train a study, report on a workdir."""
 
 from etils import epath
+from etils import epy
 import jax
 
 from kdjax import configs
 from kdjax import files
 from kdjax import workdirs
-from kdjax.deploy import latency
 from kdjax.distill import trials
 from kdjax.engine import compilations
 from kdjax.engine import cores
@@ -16,12 +16,17 @@ from kdjax.engine import networks
 from kdjax.engine import processes
 from kdjax.engine import studies
 from kdjax.errors import UserError
-from kdjax.evaluate import cases as test_cases
-from kdjax.evaluate import efficiency
-from kdjax.evaluate import elsewhere
-from kdjax.report import build
-from kdjax.report import environment
-from kdjax.report import results
+
+# What a run needs at its end: seconds of importing that its beginning, or one
+# that is refused, need not wait for.
+with epy.lazy_imports():
+  from kdjax.deploy import latency
+  from kdjax.evaluate import cases as test_cases
+  from kdjax.evaluate import efficiency
+  from kdjax.evaluate import elsewhere
+  from kdjax.report import build
+  from kdjax.report import environment
+  from kdjax.report import results
 
 
 def train(config, workdir, *, coordinator=None, count=None, index=None):
