@@ -114,7 +114,8 @@ def test_other_lowerings_agree_with_plain(
 
 @pytest.mark.slow
 def test_two_blocks_grouped_at_once_change_nothing(grid, on_devices, tmp_path):
-  grid.assert_equal_in(tmp_path, blocks_at_once=2, lowering="grouped")
+  # Two arms, since four compile for six minutes.
+  grid.assert_equal_in(tmp_path, SOME[2:], blocks_at_once=2, lowering="grouped")
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def _renamed(found, masks, mask_name):
 
 def _mask_name(found, masks):
   """The `mask_name` that would pair every image with a mask, or None."""
-  if len(found) != len(masks):
+  if not found or len(found) != len(masks):
     return None
   # The shortest is the least likely to hold another's name by chance.
   stem = max(found, key=len)
