@@ -24,10 +24,10 @@ def make_parser():
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("--version", action="version", version=__version__)
-  commands = parser.add_subparsers(dest="command", required=True)
+  subparsers = parser.add_subparsers(dest="command", required=True)
 
   def command(name, run, about, config=False, workdir=""):
-    one = commands.add_parser(
+    one = subparsers.add_parser(
       name,
       help=about,
       description=about,
