@@ -102,6 +102,22 @@ def get_config(size="full"):
     learning_rate=(1e-4,),
     weight_decay=(0.0,),
     soft_dice=(0.0,),  # Weight, added to cross-entropy.
+    tuning=("untuned",),  # Or "tuned": the numbers that a search finds.
+  )
+
+  # The search: each rung trains the draws that are left, anew and to its end.
+  config.search = dict(
+    draws=12,  # Of every arm, the Student too, in every fold.
+    factor=3,  # The best of three go on to the next rung.
+    epochs=(100, 300),  # Of the rungs.
+    seed=0,
+    space=dict(  # "LOW to HIGH" by the logarithm, or "A, B, C".
+      alpha="0.05 to 0.95",
+      temperature="1, 2, 4",
+      learning_rate="1e-5 to 1e-2",
+      weight_decay="",  # Not searched.
+      soft_dice="",
+    ),
   )
 
   config.engine = dict(
@@ -126,9 +142,12 @@ def use_recipe(config, **training):
     **training: fields that teacher and students share.
   """
   training |= dict(patience=0, schedule="cosine", warmup=0.05, select="dice")
+  epochs = training["max_epochs"]
   config.student_training.update(training)
   config.teacher_training.update(training, soft_dice=1.0)
   config.grid.soft_dice = (1.0,)
+  config.search.epochs = (epochs // 3, 2 * epochs // 3)
+  config.search.space.learning_rate = "3e-4 to 3e-2"
 
 
 def shrink(config):
@@ -147,4 +166,5 @@ def shrink(config):
   config.student.update(widths=(4, 4, 4, 4), decoder_widths=(4, 4, 4))
   config.teacher_training.update(batch_size=4, max_epochs=2)
   config.student_training.update(batch_size=4, max_epochs=2)
+  config.search.update(draws=3, factor=2, epochs=(1, 2))
   return config

@@ -205,10 +205,13 @@ def claim(config, workdir, write=True):
   old, new = _with_new_fields(files.read_json(path)), json.loads(text)
   if old == new:
     return
+  # A search that no arm asks for leaves all as it is.
+  tuned = "tuned" in new["grid"]["tuning"]
+  free = (*FREE, *([] if tuned else ["search"]))
   trained = lambda tree: {
     name: value
     for name, value in flatten(tree).items()
-    if not any(f"{name}.".startswith(f"{free}.") for free in FREE)
+    if not any(f"{name}.".startswith(f"{x}.") for x in free)
   }
   old, new = trained(old), trained(new)
   if differing := [x for x in {**old, **new} if old.get(x) != new.get(x)]:
@@ -242,7 +245,11 @@ def read(workdir):
 # What an older kdjax did where it had no such field.
 _NEW = {
   "data": {"mask_name": "{}", "masks": "same", "group": ""},
-  "grid": {"soft_dice": [0.0], "source": ["trained"]},
+  "grid": {
+    "soft_dice": [0.0],
+    "source": ["trained"],
+    "tuning": ["untuned"],
+  },
 }
 
 

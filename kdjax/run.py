@@ -10,8 +10,8 @@ from kdjax import workdirs
 from kdjax.distill import trials
 from kdjax.engine import compilations
 from kdjax.engine import cores
+from kdjax.engine import course
 from kdjax.engine import levels
-from kdjax.engine import loop
 from kdjax.engine import networks
 from kdjax.engine import processes
 from kdjax.engine import studies
@@ -64,12 +64,12 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
       if share.first:
         environment.write(workdir, jax.devices())
         levels.write(study)
-      trained = loop.train(mine)
+      trained = course.train(mine)
     if not share.first:
       return None
     if share.count > 1:
       processes.await_others(study, share)
-      trained = loop.train(study)  # Reads what all have trained.
+      trained = course.train(study)  # Reads what all have trained.
     test_cases.write(study, *trained)
     efficiency.write(study, latency.measure)
     return report(workdir)

@@ -104,6 +104,28 @@ FIELDS = {
     ),
   },
   "grid": {axis.name: axis.field._replace(many=True) for axis in axes.AXES},
+  "search": {
+    "draws": Field("of each tuned arm's numbers in each fold", int, 2, _LARGE),
+    "factor": Field(
+      "one of how many draws goes on to the next rung", int, 2, _LARGE
+    ),
+    "epochs": Field(
+      "that each rung trains its draws for, anew and to its schedule's end",
+      int,
+      1,
+      _LARGE,
+      True,
+    ),
+    "seed": Field("of the draws", int, 0, _SEED),
+    "space": {
+      axis.name: Field(
+        f"of grid.{axis.name}: 'LOW to HIGH', drawn evenly in the logarithm, "
+        "or a set 'A, B, C'; empty leaves the grid's",
+        str,
+      )
+      for axis in axes.numbers()
+    },
+  },
   "engine": {
     "dtype": Field("of the arithmetic: float32, bfloat16 or float64", str),
     "lowering": Field(

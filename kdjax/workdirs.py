@@ -23,12 +23,15 @@ ENVIRONMENT = "environment.json"
 HISTORY = "history.csv"
 PER_CASE = "per_case.csv"
 PREDICTIONS = "predictions.npz"
+SEARCH = "search.csv"
 EFFICIENCY = "efficiency.csv"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 REPORT = "report"
 TESTS = "tests"
 
+# Of a stage's name, with a number: where draws of a search are trained.
+RUNG = "search"
 # What of a trial is drawn over its epochs.
 SCALARS = (
   "train_loss",
@@ -45,6 +48,7 @@ COSTS = (
   "latency_ms",
   "file_bytes",
   "device_seconds",
+  "search_seconds",
   "onnx_ms_one_core",
   "onnx_ms",
   "onnx_images_per_second_one_core",
@@ -74,12 +78,27 @@ COLUMNS = {
     "ece",
   ),
   EFFICIENCY: ("model", *COSTS),
+  # A row for every draw of a rung; `numbers` is "axis=value axis=value".
+  SEARCH: (
+    "rung",
+    "epochs",
+    "arm",
+    "fold",
+    "draw",
+    "numbers",
+    "best_epoch",
+    "val_loss",
+    "val_dice",
+    "diverged",
+    "kept",
+  ),
 }
 
 _AGAIN = "run `kdjax train` again in this workdir to have it written anew"
 # The way out of damage.
 _MEND = {
   HISTORY: _AGAIN,
+  SEARCH: _AGAIN,
   PAIRS: _AGAIN,
   TEACHERS: _AGAIN,
   PER_CASE: "delete it and run `kdjax train` again in this workdir to evaluate "
@@ -221,8 +240,12 @@ def _damage(frame):
   return f"line {twice.idxmax() + 2} is there twice" if twice.any() else ""
 
 
-def history(workdir):
+def history(workdir, search=False):
   """history.csv as a frame: words, whole numbers, and numbers that may be inf.
+
+  Args:
+    workdir: a folder or gs://...
+    search: whether the draws of a search are in it, too.
 
   Raises:
     UserError: the file is missing or damaged.
@@ -239,6 +262,32 @@ def history(workdir):
     frame[["stage", "arm", *_TRIAL, "epoch"]]
     if "live" in frame and not frame["live"].isin((0, 1)).all():
       raise ValueError("rows are cut")
+  except (ValueError, LookupError) as error:
+    raise _damaged(path, error) from error
+  if not search:
+    frame = frame[~frame["stage"].str.startswith(RUNG)]
+  return frame.reset_index(drop=True)
+
+
+def search(workdir):
+  """search.csv as a frame, `numbers` a dict from axis to number.
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  path = there(workdir, SEARCH)
+  try:
+    frame = _frame(
+      path,
+      dict.fromkeys(("val_loss", "val_dice"), ["nan"]),
+      dtype={"arm": str, "numbers": str, "val_loss": float, "val_dice": float},
+    )[list(COLUMNS[SEARCH])]
+    words = ("arm", "numbers", "val_loss", "val_dice")
+    frame = frame.astype({x: int for x in frame if x not in words})
+    frame["numbers"] = [
+      {name: float(x) for name, x in (y.split("=") for y in said.split())}
+      for said in frame["numbers"]
+    ]
   except (ValueError, LookupError) as error:
     raise _damaged(path, error) from error
   return frame

@@ -8,6 +8,7 @@ import pytest
 
 from kdjax import configs
 from kdjax import workdirs
+from kdjax.engine import course
 from kdjax.engine import loop
 from kdjax.engine import studies
 from kdjax.errors import UserError
@@ -33,7 +34,7 @@ def make(workdir, source="", **training):
 def source(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("teachers")
   study = make(workdir)
-  cases.write(study, *loop.train(study))
+  cases.write(study, *course.train(study))
   return workdir
 
 
@@ -41,7 +42,7 @@ def test_it_is_the_study_that_trained_them_to_the_byte(
   source, tmp_path, capsys
 ):
   study = make(tmp_path, source)
-  cases.write(study, *loop.train(study))
+  cases.write(study, *course.train(study))
   said = capsys.readouterr().err
   assert f"teacher: taken over from {source}." in said
   assert "teacher: 1 x 1 trials" not in said
@@ -56,10 +57,10 @@ def test_it_keeps_them_and_goes_on_without_the_other_workdir(source, tmp_path):
   shutil.copytree(source, other)
   workdir = tmp_path / "run"
   study = make(workdir, other)
-  loop.train(study)
+  course.train(study)
   shutil.rmtree(other)
   (workdir / workdirs.HISTORY).unlink()
-  loop.train(study)
+  course.train(study)
   written = (workdir / workdirs.HISTORY).read_bytes()
   assert written == (source / workdirs.HISTORY).read_bytes()
 
@@ -70,7 +71,7 @@ def refused(tmp_path, source, change):
   change(other)
   study = make(tmp_path / "run", other)
   with pytest.raises(UserError) as error:
-    loop.train(study)
+    course.train(study)
   assert not (tmp_path / "run" / "per_case.csv").exists()
   assert not (tmp_path / "run" / workdirs.TEACHERS).exists()
   return str(error.value)
@@ -121,7 +122,7 @@ def test_a_teacher_that_is_not_finished_is_refused(tmp_path, source):
     patch.setattr(loop.interruption, "release", lambda: None)
     loop.run_stage(study, stage)
   with pytest.raises(UserError, match="not trained to its end"):
-    loop.train(make(tmp_path / "run", unfinished))
+    course.train(make(tmp_path / "run", unfinished))
 
 
 def test_another_seed_of_students_has_the_fold_s_teacher(source, tmp_path):
@@ -132,7 +133,7 @@ def test_another_seed_of_students_has_the_fold_s_teacher(source, tmp_path):
   study = conftest.make_study(config, ["Student"], tmp_path)
   configs.claim(study.config, tmp_path)
   studies.claim_data(study)
-  loop.train(study)
+  course.train(study)
   rows = workdirs.history(tmp_path)
   assert set(rows["seed"]) == {7}
   assert set(rows["stage"]) == {"teacher", "student"}

@@ -44,6 +44,7 @@ def test_a_made_up_axis_is_everywhere(made_up, tmp_path):
   config.question = "?"
   with pytest.raises(UserError, match="lacks the field grid.fading"):
     configs.check(config, "here.py", made_up.FIELDS)
+  config.search.space.fading = ""
   config.grid.fading = (1.0, 20.0)
   with pytest.raises(UserError, match="grid.fading=20.0: .*at most 10"):
     configs.check(config, "here.py", made_up.FIELDS)

@@ -344,3 +344,32 @@ def test_a_full_or_read_only_disk_is_named_and_loses_nothing(
 def limit_files():
   """What those who may not mount have for a full disk."""
   resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
+def test_a_search_killed_at_ten_moments_ends_with_the_same_bytes(
+  data, cache, tmp_path
+):
+  searching = {
+    "grid__pathway": "L,",
+    "grid__tuning": "untuned,tuned",
+    "search__draws": 4,
+    "search__epochs": "8,16",
+    "splits__num_folds": 1,
+    "folds": "0,",
+  }
+  whole = killed.Run(tmp_path / "whole", data, cache, **searching)
+  whole.finish()
+  rng = random.Random(7)
+  stages = ["search1", "search2", "student"]
+  for stage in ["", *3 * stages]:
+    run = killed.Run(tmp_path / "run", data, cache, **searching)
+    saved = run.saved()
+    run.wait_for(lambda s=stage, r=run: not s or f"{s}: " in r.err)
+    if stage:  # Else it would not come further.
+      run.wait_for(lambda r=run, s=saved: r.saved() - s)
+    time.sleep(rng.uniform(0.0, 0.2))
+    run.stop()
+  killed.Run(tmp_path / "run", data, cache, **searching).finish()
+  found = killed.written(tmp_path / "run")
+  assert "search.csv" in found
+  assert found == killed.written(tmp_path / "whole")

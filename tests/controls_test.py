@@ -7,6 +7,7 @@ import pytest
 
 from kdjax.distill import trials
 from kdjax.engine import batches
+from kdjax.engine import course
 from kdjax.engine import layouts
 from kdjax.engine import loop
 from kdjax.engine import stages
@@ -106,7 +107,7 @@ def test_every_source_matters_and_a_control_does_not_depend_on_its_neighbours(
   views = {"view": ("strong", "cached")}
   with jax.enable_x64(True):
     study = make_study(tmp_path / "grid", names, **views)
-    teachers, together = loop.train(study)
+    teachers, together = course.train(study)
     (together,) = together.values()
     params = lambda i, of: [
       np.asarray(x)[i] for x in jax.tree.leaves(of["params"])

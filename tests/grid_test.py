@@ -11,6 +11,7 @@ import pytest
 
 from kdjax.distill import axes
 from kdjax.engine import checkpoint
+from kdjax.engine import course
 from kdjax.engine import interruption
 from kdjax.engine import lanes
 from kdjax.engine import layouts
@@ -47,7 +48,7 @@ def named(study, trained):
 
 
 def students(study):
-  return named(study, loop.train(study)[1])
+  return named(study, course.train(study)[1])
 
 
 @pytest.fixture(scope="module")
@@ -275,14 +276,14 @@ def test_trials_that_stop_make_room_and_change_nothing(
   names = ("Student", "L_KLD", "HReg_MSE_WAug", "H_MSE")
   arms = [f"{x}_lr{rate:g}" for x in names for rate in (1e200, 1e-3)]
   widths = set()
-  spread_arms = layouts.Layout.spread_arms
+  lay = layouts.Layout.lay
 
-  def spy(self, tree):
+  def spy(self, trial):
     widths.add(self.arm_ids.shape[1])
-    return spread_arms(self, tree)
+    return lay(self, trial)
 
   trained, history = {}, {}
-  monkeypatch.setattr(layouts.Layout, "spread_arms", spy)
+  monkeypatch.setattr(layouts.Layout, "lay", spy)
   with jax.enable_x64(True):
     for kind in ("compacted", "whole"):
       if kind == "whole":

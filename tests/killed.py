@@ -115,6 +115,7 @@ def written(workdir):
   paths = [
     *(workdir / x for x in ("per_case.csv", "history.csv", "data.json")),
     *(workdir / "report").glob("*.csv"),
+    *workdir.glob("search.csv"),
   ]
   assert (workdir / "report" / "table.csv") in paths
   return {str(x.relative_to(workdir)): x.read_bytes() for x in paths}

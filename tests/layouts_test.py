@@ -93,7 +93,7 @@ def test_what_is_stepped_together_has_its_list_and_its_regressors(
     objectives, 1, 840, arms_at_once=at_once, devices=[Device()] * devices
   )
   assert layout.together <= (at_once or len(objectives))
-  own = layout.lay(trials.Trial(np.arange(len(objectives)), {}))
+  own = layout.lay(trials.Trial(np.arange(len(objectives))[None], {}))
   turns = layout.arm_ids.reshape(-1, layout.together)
   having = [i for i, x in enumerate(objectives) if x in HREG]
   held = layout.regressors

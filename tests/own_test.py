@@ -6,6 +6,7 @@ import pytest
 
 from kdjax.data import views
 from kdjax.deploy import trained
+from kdjax.engine import course
 from kdjax.engine import levels
 from kdjax.engine import loop
 from kdjax.engine import stages
@@ -55,7 +56,7 @@ def test_whether_its_levels_are_negative_is_found_out(tmp_path):
 @pytest.mark.slow
 def test_they_train_teach_and_predict(tmp_path):
   study = make_study(tmp_path)
-  teachers, students = loop.train(study)
+  teachers, students = course.train(study)
   (block,) = study.blocks
   assert teachers[block]["batch_stats"]
   assert not students[block]["batch_stats"]
@@ -64,7 +65,7 @@ def test_they_train_teach_and_predict(tmp_path):
     for j in range(i):
       assert not np.allclose(kernels[i], kernels[j]), (ARMS[i], ARMS[j])
   # They are saved, and go on from there.
-  again = loop.train(make_study(tmp_path))
+  again = course.train(make_study(tmp_path))
   jax.tree.map(np.testing.assert_array_equal, students, again[1])
 
   # What runs alone says what the grid's programs say.

@@ -114,7 +114,7 @@ class Start:
     for t in range(STEPS):
       one = jax.tree.map(lambda x, t=t: x[:, t : t + 1], batches)
       states = programs.train_epoch(
-        states, programs.lanes, wave, programs.data, one
+        states, programs.lanes([self.block]), wave, programs.data, one
       )
       seen.append(layout.gather_states(states))
     having = [arm.name for arm in arms if trials.learnt(arm.objective)]

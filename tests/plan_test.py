@@ -12,7 +12,7 @@ import pytest
 from configs import paper
 from kdjax import cli
 from kdjax.engine import convolution
-from kdjax.engine import loop
+from kdjax.engine import course
 from kdjax.engine import stages
 from kdjax.errors import UserError
 from kdjax.plan import chips
@@ -111,7 +111,7 @@ def test_the_shapes_compiled_are_those_that_training_has(tmp_path, monkeypatch):
   monkeypatch.setattr(stages, "Programs", Watched)
   config = conftest.make_config()
   config.folds = (0, 1)
-  loop.train(conftest.make_study(config, ["Student", "HReg_KLD"], tmp_path))
+  course.train(conftest.make_study(config, ["Student", "HReg_KLD"], tmp_path))
   programs = ("train_epoch", "evaluate", "finish_epoch")
   assert seen == {(s, p) for s in ("teacher", "student") for p in programs}
 

@@ -22,6 +22,7 @@ GRID = {
   "learning_rate": (1e-3,),
   "weight_decay": (0.0,),
   "soft_dice": (0.0,),
+  "tuning": ("untuned",),
 }
 ARMS = trials.make_arms(GRID)
 DISTILLED = tuple(arm.name for arm in ARMS if arm.objective)

@@ -51,7 +51,7 @@ class Program:
       programs, [block], {block: checkpoint.Progress()}
     )
     self._rest = (
-      programs.lanes,
+      programs.lanes([block]),
       programs.remember([block], shared),
       programs.data,
     )

@@ -29,6 +29,11 @@ _SOURCE_SUFFIXES = {
   "swapped": "_Swapped",
 }
 
+# Where an arm's numbers come from: the grid, or a search of its own.
+TUNINGS = ("untuned", "tuned")
+
+TUNED = "_Tuned"  # At the end of a tuned arm's name.
+
 
 def _by_all(pathway, loss):
   """Read by every arm, Students too."""
@@ -214,6 +219,19 @@ AXES = (
     suffix="_dice{:g}".format,
     unread=0.0,
   ),
+  Axis(
+    "tuning",
+    fields.Field(
+      "where an arm's numbers come from: untuned, the grid; tuned, the search, "
+      "which gives the Student and every arm as many draws",
+      str,
+    ),
+    "what tuning brings",
+    objection=_one_of(TUNINGS),
+    suffix={"untuned": "", "tuned": TUNED}.__getitem__,
+    always_shown=True,
+    word=lambda arm: TUNINGS[arm.tuned],
+  ),
 )
 
 
@@ -223,5 +241,5 @@ def numbers():
 
 
 def of_training():
-  """The axes that an arm reads which distils nothing, as a Teacher."""
-  return tuple(axis for axis in AXES if axis.read_by(None, None))
+  """The numbers that an arm reads which distils nothing, as a Teacher."""
+  return tuple(axis for axis in numbers() if axis.read_by(None, None))

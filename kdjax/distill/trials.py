@@ -44,6 +44,7 @@ class Arm:
     view: what the teacher sees, one of `axes.VIEWS`.
     source: who answers, one of `axes.SOURCES`.
     numbers: by the axes of `axes.numbers()`, what it trains with.
+    tuned: whether a search chooses those numbers, in each fold anew.
   """
 
   name: str
@@ -52,6 +53,12 @@ class Arm:
   view: str
   source: str
   numbers: dict[str, float]
+  tuned: bool = False
+
+  def reads(self, axis):
+    """Whether it makes a difference to the arm what its value of `axis` is."""
+    what = self.objective
+    return axis.read_by(what and what.pathway, what and what.loss)
 
   @property
   def control(self):
@@ -60,8 +67,7 @@ class Arm:
 
   def word(self, axis):
     """The arm's value of an `Axis`, in a word; "" where it reads none."""
-    what = self.objective
-    if not axis.read_by(what and what.pathway, what and what.loss):
+    if not self.reads(axis):
       return ""
     if axis.word:
       return axis.word(self)
@@ -121,6 +127,7 @@ def make_arms(grid):
       point["view"],
       point["source"],
       _numbers(point, *what),
+      _is_tuned(point),
     )
   return (*students.values(), *distilled.values())
 
@@ -152,15 +159,29 @@ def make_teacher(training):
 
 def controls(arms):
   """Each control to the arm that differs in its source alone, or to None."""
-  alike = lambda arm: (arm.objective, arm.view, *arm.numbers.values())
+  alike = lambda arm: (
+    (arm.objective, arm.view, arm.tuned, *arm.numbers.values())
+  )
   real = {alike(arm): arm.name for arm in arms if not arm.control}
   return {arm.name: real.get(alike(arm)) for arm in arms if arm.control}
 
 
 def _untaught(name, point):
   """An arm that distils nothing, and so is its own reference."""
-  numbers = _numbers(point, None, None)
-  return Arm(name, name, None, axes.VIEWS[0], axes.SOURCES[0], numbers)
+  return Arm(
+    name,
+    name,
+    None,
+    axes.VIEWS[0],
+    axes.SOURCES[0],
+    _numbers(point, None, None),
+    _is_tuned(point),
+  )
+
+
+def _is_tuned(point):
+  """Whether a search chooses the numbers; never a Teacher's."""
+  return point.get("tuning") == "tuned"
 
 
 def _numbers(point, pathway, loss):

@@ -20,6 +20,10 @@ from kdjax.errors import UserError
 
 AXIS = "devices"
 
+# The axes of `Layout.lay`'s lanes that are mapped over blocks: what their
+# objectives are is the same for all of a device.
+OVER_BLOCKS = lanes.Lanes(trials=0, list=None, owners=None)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
@@ -162,14 +166,14 @@ class Layout:
     )
 
   def lay(self, trial):
-    """`lanes.Lanes` `[D, ...]` of arms, a `Trial` with leaves `[G]`."""
+    """`lanes.Lanes` `[D, ...]` of a wave, a `Trial` with leaves `[W, G]`."""
     lists = [self.lists.index(self._list(turn)) for turn in self._turns]
     by_device = lambda x: np.array(x, np.int32).reshape(len(self.devices), -1)
     owners = {
       name: np.maximum(by_device(x), 0) for name, (_, x) in self._owned.items()
     }
     return lanes.Lanes(
-      trials=self.spread_arms(trial),
+      trials=self.spread(trial),
       list=self._place(by_device(lists)),
       owners=self._place(owners),
     )
@@ -200,12 +204,6 @@ class Layout:
       self,
       arm_ids=np.tile(dealt, (len(self.devices) // shards, 1)),
       turns=turns,
-    )
-
-  def spread_arms(self, tree):
-    """`[G, ...]` of arms to `[D, G', ...]`."""
-    return self._place(
-      jax.tree.map(lambda x: np.asarray(x)[self.arm_ids], tree)
     )
 
   def spread_blocks(self, tree):

@@ -1,10 +1,10 @@
 """Epochs: trains every block of a stage, resumes, and predicts test cases.
 
-Teachers and students are trained by this one loop, as two stages.
+Teachers, a search's draws and students are trained by this one loop, as
+stages.
 """
 
 import contextlib
-import functools
 import itertools
 import math
 import sys
@@ -15,27 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from kdjax import workdirs
-from kdjax.engine import adoption
 from kdjax.engine import checkpoint
 from kdjax.engine import interruption
 from kdjax.engine import scalars
 from kdjax.engine import stages
 from kdjax.engine import waves
 from kdjax.errors import UserError
-
-
-def train(study):
-  """Trains the teachers, then all students; goes on where a run stopped.
-
-  Returns:
-    `(teachers, students)`, each a dict from block to `{"params",
-    "batch_stats"}` with leaves `[G, ...]`: the best epoch's.
-  """
-  stage = study.teacher_stage
-  adoption.adopt(study, functools.partial(_checkpoint, study, stage))
-  teachers = run_stage(study, stage)
-  students = run_stage(study, study.student_stage, teachers)
-  return teachers, students
 
 
 def run_stage(study, stage, teachers=None):
@@ -57,13 +42,11 @@ def run_stage(study, stage, teachers=None):
 
 def _train_blocks(study, stage, teachers):
   with contextlib.ExitStack() as stack:
-    saved = {
-      block: stack.enter_context(
-        contextlib.closing(_checkpoint(study, stage, block))
-      )
+    kept = {
+      block: stack.enter_context(contextlib.closing(saved(study, stage, block)))
       for block in study.blocks
     }
-    progress = {block: saved[block].restore() for block in study.blocks}
+    progress = {block: kept[block].restore() for block in study.blocks}
     # The last run may have died between a checkpoint and its history.
     write_history(study, stage, progress)
     todo = [block for block in study.blocks if not progress[block].finished]
@@ -76,7 +59,7 @@ def _train_blocks(study, stage, teachers):
           # No name holds a wave's states while the next one's are made.
           _train_wave(
             waves.Wave(programs, blocks, progress, teachers),
-            saved,
+            kept,
             progress,
             cadence,
             bar,
@@ -98,7 +81,7 @@ def _rounds(programs, todo, progress):
   return rounds
 
 
-def _train_wave(wave, saved, progress, cadence, bar):
+def _train_wave(wave, kept, progress, cadence, bar):
   """Trains a wave to its end or a signal; writes its blocks' `progress`."""
   start, name = bar.n, wave.blocks[0].name
   while wave.live.any():
@@ -116,13 +99,13 @@ def _train_wave(wave, saved, progress, cadence, bar):
     stopping = interruption.hold()
     if cadence.due() or stopping or not wave.live.any():
       with cadence.saving():
-        _save(wave, saved, progress)
+        _save(wave, kept, progress)
     if stopping:
       break
   else:  # Trials that stopped early leave the bar's estimate too long.
     bar.update(wave.programs.stage.training.max_epochs - (bar.n - start))
   for block in wave.blocks:
-    saved[block].wait()
+    kept[block].wait()
   interruption.release()
 
 
@@ -145,7 +128,7 @@ def _record(wave, epoch, progress):
       mine.seconds = 0.0
 
 
-def _save(wave, saved, progress):
+def _save(wave, kept, progress):
   """Saves the blocks of a wave, but those that were finished before."""
   states = wave.gather()
   for i, block in enumerate(wave.blocks):
@@ -156,7 +139,7 @@ def _save(wave, saved, progress):
     mine.states = serialization.to_state_dict(
       jax.tree.map(lambda x, i=i: x[i], states)
     )
-    saved[block].save(mine)
+    kept[block].save(mine)
   write_history(wave.programs.study, wave.programs.stage, progress)
 
 
@@ -167,7 +150,7 @@ def _rows(programs, block, step, measured, live_before, seconds):
   """
   stage, rate = programs.stage, float(programs.schedule(step - 1))
   rows = []
-  for g, arm in enumerate(stage.arms):
+  for g, arm in enumerate(stage.arms_of(block)):
     if live_before[g]:
       numbers = {
         name: float(measured[name][g])
@@ -226,16 +209,21 @@ def device_seconds(study, stage):
   """
   seconds = {}
   for block in study.blocks:
-    saved = _checkpoint(study, stage, block)
-    for row in saved.history():
+    for row in history(study, stage, block):
       trial = row["arm"], block
       took = row.get("device_seconds", math.nan)
       seconds[trial] = seconds.get(trial, 0.0) + took
-    saved.close()
   return seconds
 
 
-def _checkpoint(study, stage, block):
+def history(study, stage, block):
+  """The rows of a block's history of a stage, in order."""
+  with contextlib.closing(saved(study, stage, block)) as found:
+    return found.history()
+
+
+def saved(study, stage, block):
+  """The `Checkpoint` of a block in a stage."""
   owner = " ".join((study.identity, stage.name, block.name))
   folder = workdirs.checkpoints(study.workdir, stage.name, block.name)
   return checkpoint.Checkpoint(folder, owner)

@@ -35,7 +35,7 @@ def make_train_epoch(layout, prepare, step):
     return _turn_by_turn(layout.turns, own, (states, lanes))
 
   def wave_step(states, lanes, blocks, data, batch):
-    lifted = jax.vmap(block_step, in_axes=(0, None, 0, None, 0))
+    lifted = jax.vmap(block_step, in_axes=(0, layouts.OVER_BLOCKS, 0, None, 0))
     return lifted(states, lanes, blocks, data, batch)
 
   def wave_epoch(states, lanes, blocks, data, batches):

@@ -16,6 +16,7 @@ import jax
 from kdjax import workdirs
 from kdjax.engine import checkpoint
 from kdjax.engine import rendezvous
+from kdjax.engine import rungs
 from kdjax.engine import stages
 from kdjax.errors import UserError
 
@@ -35,9 +36,16 @@ class Share:
     """Whether it writes what all share: every file but checkpoints."""
     return self.index == 0
 
-  def of(self, blocks):
-    """The blocks that it trains; the first's are never fewer than another's."""
-    return blocks[self.index :: self.count]
+  def of(self, study):
+    """The blocks of a study that it trains; the first's are never fewer.
+
+    A search tells all seeds of its fold what to train with, so that they stay
+    together.
+    """
+    part = lambda block: block.fold if rungs.tuned(study) else block
+    parts = list(dict.fromkeys(map(part, study.blocks)))
+    mine = parts[self.index :: self.count]
+    return tuple(block for block in study.blocks if part(block) in mine)
 
 
 def join(coordinator, count, index):
@@ -80,7 +88,7 @@ def take(study, share):
   Raises:
     UserError: its devices cannot share so few trials.
   """
-  blocks = share.of(study.blocks)
+  blocks = share.of(study)
   if not blocks:
     _say(
       share,
@@ -149,7 +157,7 @@ def await_others(study, share):
   Raises:
     UserError: those that are left show no sign of life.
   """
-  own = share.of(study.blocks)
+  own = share.of(study)
   left = [block for block in study.blocks if block not in own]
   seen, since = None, time.monotonic()
   while left := [x for x in left if not _finished(study, x)]:

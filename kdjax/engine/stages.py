@@ -1,5 +1,6 @@
 """A stage: its arms and network, its batches, and the programs it compiles."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import sys
@@ -26,19 +27,29 @@ from kdjax.models import own
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One of the two trainings: its arms, its network and what teaches it.
+  """One of the trainings: its arms, its network and what teaches it.
 
   Attributes:
-    name: "teacher" or "student"; also the network's field in the config.
+    name: "teacher", "student", or of a rung of the search for its numbers.
+    role: "teacher" or "student", the network's field in the config.
     arms: rows of the grid.
     training: batch size, epochs, schedule, and what chooses the best epoch.
     teacher: linen module in inference form, or None.
+    own: by fold, the same arms where their numbers are the fold's own.
   """
 
   name: str
+  role: str
   arms: tuple[trials.Arm, ...]
   training: ml_collections.ConfigDict
   teacher: nn.Module | None
+  own: Mapping[int, tuple[trials.Arm, ...]] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def arms_of(self, block):
+    """The arms with the numbers that they have in a block."""
+    return self.own.get(block.fold, self.arms)
 
 
 def make_layout(study, stage, num_blocks, devices=None):
@@ -49,7 +60,7 @@ def make_layout(study, stage, num_blocks, devices=None):
       divide, or which a loss compares the cases of.
   """
   devices = tuple(devices or jax.local_devices())
-  if own.lacks(study.make_model(stage.name), "norm_axis"):
+  if own.lacks(study.make_model(stage.role), "norm_axis"):
     # Its batches cannot be split, so that some devices may have to rest.
     devices = devices[: len(stage.arms) * num_blocks]
   layout = layouts.make_layout(
@@ -88,7 +99,7 @@ def with_fewer(study, stage, error):
   if not fewer:
     raise UserError(
       f"{stage.name}: a device has no memory for one trial "
-      f"({str(error).splitlines()[0]}): lower {stage.name}_training.batch_size "
+      f"({str(error).splitlines()[0]}): lower {stage.role}_training.batch_size "
       "or data.image_size, or set engine.dtype=bfloat16; `kdjax plan` tells "
       "what fits a TPU."
     ) from error
@@ -124,7 +135,7 @@ class Programs:
     self.study = study
     self.stage = stage
     self.layout = make_layout(study, stage, num_blocks, devices)
-    model = study.make_model(stage.name, self.layout.batch_axis)
+    model = study.make_model(stage.role, self.layout.batch_axis)
     objectives = trials.objectives(stage.arms)
     regressors = study.make_regressors(objectives)
     self.data = self.layout.replicate(
@@ -133,14 +144,13 @@ class Programs:
         "masks": study.dataset.masks,
       }
     )
-    self.lanes = self.layout.lay(trials.stack(stage.arms))
     # Of all folds, run or not: a trial's epochs must not depend on the others.
     longest = max(len(fold.train) for fold in study.folds)
     self.steps_per_epoch = -(-longest // training.batch_size)
     self.schedule = schedules.make(training, self.steps_per_epoch)
-    self.init = make_init(study, stage.name, regressors)
+    self.init = make_init(study, stage.role, regressors)
     self.init_teacher = make_init(study, "teacher", {})
-    normalise = study.make_normalise(stage.name)
+    normalise = study.make_normalise(stage.role)
     rendering = {
       "views": trials.views(stage.arms),
       "render": functools.partial(views.render, settings=config.views),
@@ -186,7 +196,7 @@ class Programs:
         patience=training.patience,
       ),
     )
-    plain = study.make_model(stage.name)
+    plain = study.make_model(stage.role)
 
     def evaluate(params, batch_stats, data, chunk):
       images = normalise(data["images"][chunk["cases"]].astype(float) / 255.0)
@@ -217,6 +227,12 @@ class Programs:
   def pad(self, wave):
     """A full wave: the last block again where blocks have run out."""
     return wave + [wave[-1]] * (self.layout.wave - len(wave))
+
+  def lanes(self, wave, layout=None):
+    """The `lanes.Lanes` of a wave, laid out as the stage's, or by another."""
+    found = [trials.stack(self.stage.arms_of(x)) for x in self.pad(wave)]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *found)
+    return (layout or self.layout).lay(stacked)
 
   def remember(self, wave, blocks):
     """Adds to a wave's `blocks` what `batches.prepare_batch` needs of them.

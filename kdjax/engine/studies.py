@@ -1,5 +1,6 @@
 """A config resolved and checked: data, folds, blocks, arms and stages."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import hashlib
@@ -20,6 +21,7 @@ from kdjax.distill import trials
 from kdjax.engine import checks
 from kdjax.engine import convolution
 from kdjax.engine import networks
+from kdjax.engine import rungs
 from kdjax.engine import stages
 from kdjax.errors import UserError
 from kdjax.models import pretrained
@@ -63,6 +65,7 @@ class Study:
     blocks: the blocks to run.
     arms: of the student stage, Students first.
     first: whether this process writes what several share.
+    numbers: by fold, the arms with what a search chose for them there.
   """
 
   config: ml_collections.ConfigDict
@@ -72,13 +75,20 @@ class Study:
   blocks: tuple[Block, ...]
   arms: tuple[trials.Arm, ...]
   first: bool = True
+  numbers: Mapping[int, tuple[trials.Arm, ...]] = dataclasses.field(
+    default_factory=dict
+  )
 
   @functools.cached_property
   def identity(self):
     """A sha256 in hex of what decides a trial's numbers: networks and data."""
     parts = [self.config[x].to_dict() for x in ("teacher", "student", "grid")]
-    if parts[-1]["source"] == axes.SOURCES[:1]:
-      del parts[-1]["source"]  # What an older kdjax saved stays this study's.
+    # What an older kdjax saved stays this study's.
+    for name, known in (("source", axes.SOURCES), ("tuning", axes.TUNINGS)):
+      if parts[-1][name] == known[:1]:
+        del parts[-1][name]
+    if rungs.tuned(self):
+      parts.append(self.config.search.to_dict())
     said = repr((parts, [x.name for x in self.arms], self.dataset.fingerprint))
     return hashlib.sha256(said.encode()).hexdigest()
 
@@ -87,16 +97,18 @@ class Study:
     """Teachers: a grid whose only arm distils nothing."""
     training = self.config.teacher_training
     arms = (trials.make_teacher(training),)
-    return stages.Stage("teacher", arms, training, None)
+    return stages.Stage("teacher", "teacher", arms, training, None)
 
   @property
   def student_stage(self):
     """Students: the grid of the config, taught by the teachers."""
     return stages.Stage(
       "student",
+      "student",
       self.arms,
       self.config.student_training,
       self.make_model("teacher").clone(folded=True),
+      self.numbers,
     )
 
   def changed(self, settings):
@@ -179,6 +191,7 @@ def make_study(config, workdir, dataset=None):
   arms = trials.make_arms(config.grid)
   dataset = dataset or pipeline.load(config.data)
   checks.check_training(config, len(dataset.cases))
+  rungs.check(config)
   folds = splits.make_folds(dataset, config.splits)
   for fold in config.folds:
     if not 0 <= fold < len(folds):

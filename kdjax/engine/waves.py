@@ -7,7 +7,6 @@ from flax import serialization
 import jax
 import numpy as np
 
-from kdjax.distill import trials
 from kdjax.engine import interruption
 from kdjax.engine import lanes
 from kdjax.engine import stopwatch
@@ -46,7 +45,7 @@ class Wave:
     self.blocks = blocks
     self._steps = {block: progress[block].step for block in blocks}
     self._layout = programs.layout
-    self._lanes = programs.lanes
+    self._lanes = programs.lanes(blocks)
     self._train_epoch = programs.train_epoch
     self._states = start_states(programs, blocks, progress)
     self._shared = programs.remember(blocks, share(programs, blocks, teachers))
@@ -68,7 +67,7 @@ class Wave:
       return False
     self._resting = self.gather()
     self._layout = layout
-    self._lanes = layout.lay(trials.stack(self.programs.stage.arms))
+    self._lanes = self.programs.lanes(self.blocks, layout)
     self._states = layout.spread_states(self._resting)
     self._train_epoch = self.programs.train_epoch_in(layout)
     return True
@@ -115,8 +114,8 @@ class Wave:
       self._steps[block] // programs.steps_per_epoch
       for block in programs.pad(self.blocks)
     ]
-    # As in training: [D, N, G'] of the terms, [D, G'] of their weight.
-    weight = np.asarray(self._lanes.trials.numbers["soft_dice"])[:, None]
+    # As in training: [D, N, G'] of the terms and of their weight.
+    weight = np.asarray(self._lanes.trials.numbers["soft_dice"])
     loss = results["cross_entropy"] + weight * results["soft_dice"]
     criterion = {"loss": loss, "dice": -results["dice"]}
     finished = programs.finish_epoch(
@@ -138,7 +137,7 @@ class Wave:
 
 def start_states(programs, wave, progress):
   """The states of a wave, fresh or as they were saved, on the devices."""
-  weights = programs.study.load_weights(programs.stage.name)
+  weights = programs.study.load_weights(programs.stage.role)
   layout, found = programs.layout, []
   for block in programs.pad(wave):
     fresh = jax.device_get(programs.init(block.key, weights))

@@ -13,7 +13,7 @@ def write(study, teachers, students):
 
   Args:
     study: `Study`.
-    teachers: best states by block, as `loop.train` returns them.
+    teachers: best states by block, as `course.train` returns them.
     students: the same.
   """
   print("test: every fold's test cases by every model.", file=sys.stderr)

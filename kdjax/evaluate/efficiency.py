@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import workdirs
+from kdjax.engine import course
 from kdjax.engine import loop
 
 
@@ -22,7 +23,8 @@ def write(study, deployed=lambda study, role: {}):
 
   What is there is kept: a second `train` in a finished workdir measures
   nothing. `device_seconds` is the mean over a model's trials of
-  `loop.device_seconds`; it is empty where they are not known.
+  `loop.device_seconds`; it is empty where they are not known. What the search
+  for a tuned arm's numbers took in a fold is `search_seconds`.
 
   Args:
     study: `Study`.
@@ -34,8 +36,14 @@ def write(study, deployed=lambda study, role: {}):
   teacher, student = (
     measure(study, x) | deployed(study, x) for x in ("teacher", "student")
   )
+  searched = course.search_seconds(study)
   rows = [
-    {"model": model, **cost, "device_seconds": _known(seconds)}
+    {
+      "model": model,
+      **cost,
+      "device_seconds": _known(seconds),
+      "search_seconds": _known(searched.get(model, math.nan)),
+    }
     for cost, stage in (
       (teacher, study.teacher_stage),
       (student, study.student_stage),

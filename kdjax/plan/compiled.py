@@ -270,7 +270,7 @@ def arguments(programs):
   return {
     "train_epoch": (
       lanes.States(trials, regressors),
-      programs.lanes,
+      programs.lanes(wave),
       # The teacher's answers, where they are asked for once.
       jax.eval_shape(functools.partial(programs.remember, wave), shared),
       programs.data,

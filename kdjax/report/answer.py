@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from kdjax.distill import axes
 from kdjax.evaluate import statistics
 from kdjax.report import paired
 from kdjax.report import verdicts
@@ -11,12 +12,15 @@ from kdjax.report import words
 def make(results):
   """Whether distillation helps, which axis matters, and how far is Teacher.
 
-  And whether it is the teacher's knowledge that helps, where controls were run.
+  And what tuning brings, where it was searched; whether it is the teacher's
+  knowledge that helps, where controls were run.
 
   Args:
     results: `results.Results`.
   """
-  found = [_lift(results), _axes(results), _teacher(results)]
+  found = [_lift(results)]
+  found += [_tuning(results)] if not results.search.empty else []
+  found += [_axes(results), _teacher(results)]
   return found + ([_controls(results)] if results.control_rows() else [])
 
 
@@ -28,26 +32,59 @@ def _lift(results):
   row = {**row, "holm_p": results.claims["holm_p"].iloc[0]}
   margin = f"{100 * results.margin:g} points"
   sign = verdicts.shown(row)
+  student = "the student"
+  if not results.search.empty:
+    student = "a student that was tuned as much"
   if sign:
-    said = f"Distillation {'lifts' if sign > 0 else 'lowers'} the student"
+    said = f"Distillation {'lifts' if sign > 0 else 'lowers'} {student}"
   elif verdicts.equal(row, results.margin):
-    said = f"Distillation changes the student by less than {margin}"
+    said = f"Distillation changes {student} by less than {margin}"
   else:
-    said = "Whether distillation lifts the student is not decided by these data"
-  kept, tested = results.winners(), results.arm_rows()
+    said = f"Whether distillation lifts {student} is not decided by these data"
+  tested = [x for x in results.arm_rows() if x["model"] in results.taught]
+  kept = [x["model"] for x in tested if verdicts.shown(x) > 0]
   best = max(tested, key=lambda x: x["difference"])
   which = f" ({words.some(kept)})" if 0 < len(kept) < len(tested) else ""
   if results.paired.scope != paired.METHODS:
     said = f"Of {results.paired.scope}, {said[0].lower()}{said[1:]}"
   text = (
     f"{said}: {words.difference(row)} Dice points on average over "
-    f"{words.many(len(results.distilled), 'arm')}{words.folds(row)}, and "
+    f"{words.many(len(results.taught), 'arm')}{words.folds(row)}, and "
     f"{len(kept)} of {len(tested)} are shown to be better than Student after "
     f"Holm's correction{which}, with {best['model']} the highest at "
     f"{words.difference(best)} points"
   )
   lost = [x["model"] for x in tested if verdicts.shown(x) < 0]
   return text + (f"; worse: {words.some(lost)}." if lost else ".")
+
+
+def _tuning(results):
+  """What tuning does for Student and arms, and what arms are worth without."""
+  tuned = results.taught
+  pairs = {x: x.removesuffix(axes.TUNED) for x in (*tuned, *tuned.values())}
+  pairs = {x: y for x, y in pairs.items() if y in results.scores and x != y}
+  arms = [x for x in pairs if x in tuned]
+  students = [x for x in pairs if x not in tuned]
+  untuned = [pairs[x] for x in arms]
+  mean = paired.mean
+  sides = {}
+  if students:
+    own = mean([pairs[x] for x in students])
+    sides["the Student"] = mean(students), own
+  if arms:
+    sides["the arms"] = mean(arms), mean(untuned)
+    own = mean([results.references[x] for x in untuned])
+    sides["untuned arms above their Student"] = mean(untuned), own
+  if not sides:
+    return "No arm was run untuned, so what tuning brings is not known."
+  found = results.paired.compare(list(sides.values()))
+  corrected = statistics.holm([x["p"] for x in found])
+  text = "; ".join(
+    f"{name} {words.difference(row)}"
+    + ("" if verdicts.shown({**row, "holm_p": p}) else " (not shown)")
+    for (name, row, p) in zip(sides, found, corrected, strict=True)
+  )
+  return f"What tuning brings{_scope(results, ', for')}, in points: {text}."
 
 
 def _axes(results):

@@ -99,7 +99,7 @@ def _check(results):
   Raises:
     UserError: a file is damaged.
   """
-  _ = results.data, results.pairs, results.teachers
+  _ = results.data, results.pairs, results.teachers, results.search
   environment.read(results.workdir)
   predictions.read(results.workdir)
 

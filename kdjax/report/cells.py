@@ -77,6 +77,8 @@ def efficiency(results):
     return None
   header = ["network", "parameters", "multiply-adds", "latency, ms", "file"]
   header += ["training, device-seconds"]
+  searched = frame["search_seconds"].notna().any()
+  header += ["search, device-seconds a fold"] if searched else []
   deployed = {} if frame["onnx_ms"].isna().all() else _DEPLOYED
   header += list(deployed)
   rows = {
@@ -86,6 +88,11 @@ def efficiency(results):
       _known(f"{row.latency_ms:.3g}", row.latency_ms),
       _known(words.si(row.file_bytes, "B"), row.file_bytes),
       _known(f"{row.device_seconds:,.0f}", row.device_seconds),
+      *(
+        [_known(f"{row.search_seconds:,.0f}", row.search_seconds)]
+        if searched
+        else []
+      ),
       *(_known(*_deployed(x, getattr(row, x))) for x in deployed.values()),
     ]
     for row in frame.itertuples()

@@ -116,7 +116,7 @@ def _lifts(results):
   gains = [published.gain(x) for x in published.arms()]
   row, pairs = results.lift, ()
   if row is not None:
-    name = f"The mean of {words.many(len(results.distilled), 'arm')}"
+    name = f"The mean of {words.many(len(results.taught), 'arm')}"
     sides = _lift_sides(results.scores, results.taught)
     pairs = (Pair(f"{name} against Student", sides, row, np.mean(gains)),)
   return Claim(

@@ -14,6 +14,7 @@ from kdjax.report import paired
 from kdjax.report import published
 from kdjax.report import ranks
 from kdjax.report import style
+from kdjax.report import tuning
 from kdjax.report import verdicts
 
 
@@ -271,6 +272,7 @@ ALL = {
   "sizes": (sizes, "Dice against the number of parameters"),
   "levels": (levels, "Gain over Student by level and loss"),
   "curves": (curves, "Learning curves of all trials"),
+  "search": (tuning.curves, "What the best of so many draws is expected to be"),
 }
 
 

@@ -15,6 +15,7 @@ from kdjax.report import browser
 from kdjax.report import cells
 from kdjax.report import environment
 from kdjax.report import tables
+from kdjax.report import tuning
 from kdjax.report import words
 
 
@@ -135,6 +136,19 @@ def _frames(results):
       "Dice by the axes and their interactions, with a random intercept for "
       "each group of cases; it takes the networks as given, and errors within "
       "a group as independent.",
+    ),
+    (
+      "What the search chose (search.csv)",
+      tuning.chosen(results),
+      "For each tuned arm and fold, on its validation cases; Dice of the last "
+      "rung.",
+    ),
+    (
+      "What a budget of draws buys",
+      tuning.budgets(results),
+      "Expected best validation Dice of as many draws of the first rung, mean "
+      "over folds (Dodge et al., arXiv 1909.03004). Trials of one program "
+      "share its device-seconds evenly: equal draws are equal seconds.",
     ),
     ("Mean Dice by fold", tables.means(results, "fold").reset_index(), ""),
     ("Mean Dice by seed", tables.means(results, "seed").reset_index(), ""),

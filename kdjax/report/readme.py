@@ -61,7 +61,10 @@ def _time(results, models):
     return "time not kept"
   teachers = mean[mean.index == "Teacher"].sum() / 60
   students = mean[mean.index != "Teacher"].sum() / 60
+  folds = models["fold"].nunique()
+  search = results.efficiency["search_seconds"].sum() * folds / 60
   return (
-    f"{teachers + students:.1f} device-minutes without compiling, "
+    f"{teachers + students + search:.1f} device-minutes without compiling, "
     f"{teachers:.1f} of them for teachers"
+    + (f", {search:.1f} for the search" if search else "")
   )

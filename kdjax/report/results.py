@@ -59,8 +59,14 @@ class Results:
 
   @property
   def taught(self):
-    """Arm that learns from the trained teacher to its Student."""
-    return {x: self.references[x] for x in self.distilled}
+    """Arm that learns from the trained teacher to its Student.
+
+    Where some are tuned, those alone: they and their Student were given as
+    much, while what an untuned arm gains may be its authors' luck.
+    """
+    tuned = {arm.name for arm in self.arms if arm.tuned}
+    found = {x: self.references[x] for x in self.distilled}
+    return {x: y for x, y in found.items() if x in tuned} or found
 
   @property
   def students(self):
@@ -182,6 +188,17 @@ class Results:
       UserError: it is damaged.
     """
     return self._read(workdirs.TEACHERS, workdirs.teachers)
+
+  @functools.cached_property
+  def search(self):
+    """Frame of `workdirs.search`; empty where nothing was searched.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    if workdirs.has(self.workdir, workdirs.SEARCH):
+      return workdirs.search(self.workdir)
+    return pd.DataFrame(columns=workdirs.COLUMNS[workdirs.SEARCH])
 
   def _read(self, name, reader):
     """What `reader` makes of a file that may be missing; {} where it is."""

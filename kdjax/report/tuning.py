@@ -1,0 +1,142 @@
+"""What a search found: the numbers chosen, and what a budget of draws buys."""
+
+import collections
+
+import numpy as np
+import pandas as pd
+
+from kdjax.distill import axes
+from kdjax.distill import spaces
+from kdjax.report import style
+
+BUDGETS = (
+  "arm",
+  "draws",
+  "search_seconds",
+  "best_of_1",
+  "best_of_all",
+  "rank",
+)
+
+# Arms of one pathway have one colour.
+_LINES = ("-", "--", ":", "-.")
+
+
+def expected_best(values, count):
+  """The expected highest of `count` draws, of the values of all that were made.
+
+  Drawn with replacement (Dodge et al., https://arxiv.org/abs/1909.03004,
+  section 3): `sum_i v_i ((i / N)^n - ((i - 1) / N)^n)` over the `N` values,
+  ascending.
+
+  Args:
+    values: `[N]`.
+    count: `n`, at least 1; need not be whole.
+  """
+  steps = np.arange(len(values) + 1) / len(values)
+  return float(np.sort(values) @ np.diff(steps**count))
+
+
+def chosen(results):
+  """What each search chose: arm, fold, draw, validation Dice, and numbers.
+
+  The Dice is of its last rung.
+  """
+  frame = results.search
+  if frame.empty:
+    return frame
+  last = frame[(frame["rung"] == frame["rung"].max()) & (frame["kept"] == 1)]
+  numbers = pd.DataFrame(last["numbers"].tolist(), index=last.index)
+  known = [axis.name for axis in axes.numbers() if axis.name in numbers]
+  kept = last[["arm", "fold", "draw", "val_dice"]]
+  return kept.join(numbers[known]).reset_index(drop=True)
+
+
+def budgets(results):
+  """What each arm's search bought, a frame of `BUDGETS`, the best first.
+
+  Validation Dice, the mean over folds of `expected_best` of the first rung's
+  draws: one, and all. Trials of one program share its device-seconds evenly, so
+  that as many draws are as many seconds. What diverged counts as 0.
+  """
+  seconds = results.efficiency["search_seconds"]
+  frame = pd.DataFrame(
+    [
+      {
+        "arm": arm,
+        "draws": len(folds[0]),
+        "search_seconds": seconds.get(arm),
+        "best_of_1": _best(folds, 1),
+        "best_of_all": _best(folds, len(folds[0])),
+      }
+      for arm, folds in _first_rung(results).items()
+    ],
+    columns=BUDGETS,
+  )
+  order = frame["best_of_all"].rank(ascending=False, method="min")
+  frame["rank"] = order.astype(int)
+  return frame.sort_values("rank", kind="stable").reset_index(drop=True)
+
+
+def curves(results):
+  """Expected best validation Dice of every arm by the number of draws."""
+  values = _first_rung(results)
+  if not values:
+    return None
+  lines = collections.Counter()
+  with style.canvas(style.TWO_COLUMNS, 2.6) as drawn:
+    ax = drawn.subplots()
+    for arm, folds in values.items():
+      hue, student = style.colour(arm), arm in results.students
+      counts = np.linspace(1, len(folds[0]), 100)
+      ax.plot(
+        counts,
+        [100 * _best(folds, n) for n in counts],
+        color=style.BLACK if student else hue,
+        ls=_LINES[lines[hue] % len(_LINES)],
+        lw=2 if student else 1,
+        label=arm,
+      )
+      lines[hue] += 1
+    ax.set_xlabel("draws")
+    ax.set_ylabel("expected best validation Dice, %")
+    ax.grid(axis="y", lw=0.4, color="0.9")
+    drawn.legend(*ax.get_legend_handles_labels(), loc="outside right upper")
+  return drawn
+
+
+def edges(results):
+  """Arms by axis whose choice lies in the outer tenth of its range somewhere.
+
+  A dict from an axis' name to arms: a wider range may have had better ones.
+  """
+  frame, found = chosen(results), {}
+  for name in frame.columns[4:]:
+    said = results.config.search.space[name]
+    if spaces.BETWEEN not in said:
+      continue
+    _, (low, high) = spaces.parse(said)
+    place = np.log(frame[name] / low) / np.log(high / low)
+    arms = frame["arm"][(place < 0.1) | (place > 0.9)]
+    if len(arms):
+      found[name] = list(dict.fromkeys(arms))
+  return found
+
+
+def _best(folds, count):
+  return np.mean([expected_best(x, count) for x in folds])
+
+
+def _first_rung(results):
+  """Validation Dice of each arm's draws: from arm to a list by fold."""
+  frame = results.search
+  if frame.empty:
+    return {}
+  frame = frame[frame["rung"] == 1]
+  dice = frame["val_dice"].where(frame["diverged"] == 0, 0.0).fillna(0.0)
+  arms = [x for x in results.models if x in set(frame["arm"])]
+  return {
+    arm: [x.to_numpy() for _, x in dice[mine].groupby(frame["fold"][mine])]
+    for arm in arms
+    if (mine := frame["arm"] == arm).any()
+  }
