@@ -1,7 +1,9 @@
 """Which loss distils best, from one level of a pretrained teacher?
 
 Ten losses on the teacher's encoder output, as it is and behind the student's
-regressor; without one CWD, FitNets and PKD are not defined and left out.
+regressor; without one CWD, FitNets and PKD are not defined and left out. Every
+loss has the same say, half of the student's gradient: at one alpha their shares
+differ by orders of magnitude.
 
 Run, with images in DIR as `busi_cpu` takes them, and kdjax[pretrained]:
 
@@ -18,7 +20,10 @@ def get_config(size="full"):
   """Returns the study; size "tiny" trains in seconds on the phantom."""
   config = busi_cpu.get_config(size)
   config.grid.update(
-    pathway=("H", "HReg"), loss=tuple(losses.LOSSES), view=("weak",)
+    pathway=("H", "HReg"),
+    loss=tuple(losses.LOSSES),
+    view=("weak",),
+    share=(0.5,),
   )
   if size == "tiny":
     config.grid.loss = ("KLD", "CWD", "FitNets", "SP", "RAD")

@@ -249,6 +249,7 @@ _NEW = {
     "soft_dice": [0.0],
     "source": ["trained"],
     "tuning": ["untuned"],
+    "share": [0.0],
   },
 }
 

@@ -32,6 +32,8 @@ TESTS = "tests"
 
 # Of a stage's name, with a number: where draws of a search are trained.
 RUNG = "search"
+# How a trial weighs distillation, and what share of its gradient that is.
+_WEIGHED = ("alpha", "distill_share")
 # What of a trial is drawn over its epochs.
 SCALARS = (
   "train_loss",
@@ -40,6 +42,7 @@ SCALARS = (
   "val_loss",
   "val_dice",
   "learning_rate",
+  *_WEIGHED,
 )
 # What a network costs; empty where it was not measured.
 COSTS = (
@@ -254,7 +257,8 @@ def history(workdir, search=False):
   try:
     frame = _frame(
       path,
-      dict.fromkeys(SCALARS, ["nan"]),
+      # Rows of an older kdjax may lack some.
+      dict.fromkeys(SCALARS, ["nan"]) | dict.fromkeys(_WEIGHED, ["nan", ""]),
       dtype={"stage": str, "arm": str}
       | dict.fromkeys((*_TRIAL, "epoch"), int)
       | dict.fromkeys(SCALARS, float),

@@ -341,6 +341,7 @@ def test_every_axis_matters_and_every_stage_compiles_once(
   arms = [base, dataclasses.replace(base, name="view", view="weak")]
   numbers = {
     "alpha": 0.9,
+    "share": 0.3,
     "temperature": 4.0,
     "learning_rate": 0.02,
     "weight_decay": 0.5,

@@ -32,11 +32,15 @@ def read(folder):
 
 def test_every_trial_has_its_scalars_and_new_epochs_replace_old(tmp_path):
   scalars.write(tmp_path, history(2) + history(3, "Student"))
-  assert len(read(tmp_path / "Student" / "fold0-seed1")) == 3 * 6
+  assert len(read(tmp_path / "Student" / "fold0-seed1")) == 3 * len(
+    workdirs.SCALARS
+  )
   first = read(tmp_path / "L_MSE" / "fold0-seed1")
   assert first["val_dice", 2] == pytest.approx(2 + 4)
   scalars.write(tmp_path, history(12) + history(3, "Student"))
-  assert len(read(tmp_path / "L_MSE" / "fold0-seed1")) == 12 * 6
+  assert len(read(tmp_path / "L_MSE" / "fold0-seed1")) == 12 * len(
+    workdirs.SCALARS
+  )
 
 
 def test_a_trial_without_new_epochs_is_left_alone(tmp_path):
@@ -44,3 +48,12 @@ def test_a_trial_without_new_epochs_is_left_alone(tmp_path):
   (path,) = tmp_path.rglob("events.*")
   scalars.write(tmp_path, history(12))
   assert list(tmp_path.rglob("events.*")) == [path]
+
+
+def test_what_was_not_measured_is_no_scalar(tmp_path):
+  rows = history(2)
+  rows[1]["distill_share"] = float("nan")
+  scalars.write(tmp_path, rows)
+  found = read(tmp_path / "L_MSE" / "fold0-seed1")
+  assert ("distill_share", 1) in found and ("distill_share", 2) not in found
+  assert ("alpha", 2) in found

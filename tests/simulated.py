@@ -18,6 +18,7 @@ GRID = {
   "source": ("trained",),
   "pair": (("encoder4", "encoder5"),),
   "alpha": (0.5,),
+  "share": (0.0,),
   "temperature": (1.0,),
   "learning_rate": (1e-3,),
   "weight_decay": (0.0,),
@@ -124,6 +125,8 @@ def history(frame, epochs=30, rng=None):
               loss + 0.02,
               1 - loss,
               1e-3,
+              0.5,
+              0.3 if epoch % 2 else np.nan,
               int(epoch < stop),
             ),
             strict=True,
@@ -153,7 +156,7 @@ def workdir(path, frame, settings=None, name="phantom"):
   settings = settings or config()
   path.mkdir(parents=True, exist_ok=True)
   frame.to_csv(path / "per_case.csv", index=False)
-  history(frame).to_csv(path / "history.csv", index=False)
+  history(frame).to_csv(path / "history.csv", index=False, na_rep="nan")
   (path / "config.json").write_text(
     json.dumps(settings.to_dict(), default=list)
   )

@@ -181,6 +181,19 @@ AXES = (
     unread=0.0,
   ),
   Axis(
+    "share",
+    fields.Field(
+      "part of the student's gradient that distillation is to have, which "
+      "alpha then follows; 0 leaves alpha as it is",
+      float,
+    ),
+    "with what share of the gradient",
+    _by_distilled,
+    objection=lambda x: None if 0 <= x < 1 else f"={x} is outside [0, 1)",
+    suffix=lambda x: f"_share{x:g}" if x else "",
+    unread=0.0,
+  ),
+  Axis(
     "temperature",
     fields.Field(
       "of "

@@ -195,6 +195,11 @@ def _numbers(point, pathway, loss):
 
 
 def _check(grid):
+  if any(grid["share"]) and len(grid["alpha"]) > 1:
+    raise UserError(
+      f"grid.alpha has {len(grid['alpha'])} values, and grid.share sets alpha "
+      "itself: give alpha one value, or share 0."
+    )
   for axis in axes.AXES:
     if not len(grid[axis.name]):
       raise UserError(f"grid.{axis.name} is empty: give it at least one value.")

@@ -38,6 +38,7 @@ class Progress:
     history: rows of the history, and the device-seconds of each.
     seconds: device-seconds of each trial in the epoch that is begun.
     finished: whether every trial has stopped.
+    weighed: `waves.Wave.weighed` of its trials, lists by name.
   """
 
   step: int = 0
@@ -45,11 +46,13 @@ class Progress:
   history: list = dataclasses.field(default_factory=list)
   seconds: float = 0.0
   finished: bool = False
+  weighed: dict = dataclasses.field(default_factory=dict)
 
   def digest(self):
     """A sha256 in hex of all of it."""
     total = hashlib.sha256()
     said = [self.step, self.history, self.seconds, self.finished]
+    said += [self.weighed] if self.weighed else []  # An older kdjax had none.
     total.update(json.dumps(said).encode())
     for path, leaf in jax.tree.leaves_with_path(self.states):
       leaf = np.ascontiguousarray(leaf)
@@ -106,6 +109,7 @@ class Checkpoint:
       "history": list(progress.history),  # Goes on growing meanwhile.
       "seconds": progress.seconds,
       "finished": progress.finished,
+      "weighed": progress.weighed,
       "digest": progress.digest(),
       "owner": self._owner,
     }

@@ -136,6 +136,7 @@ def _save(wave, kept, progress):
     if mine.finished:
       continue
     mine.finished = not wave.live[i].any()
+    mine.weighed = {name: x[i].tolist() for name, x in wave.weighed.items()}
     mine.states = serialization.to_state_dict(
       jax.tree.map(lambda x, i=i: x[i], states)
     )
@@ -155,7 +156,7 @@ def _rows(programs, block, step, measured, live_before, seconds):
       numbers = {
         name: float(measured[name][g])
         for name in workdirs.SCALARS
-        if name.endswith(("_loss", "_dice"))
+        if name != "learning_rate"
       }
       if measured["diverged"][g]:
         # How a reader knows it from a stop.

@@ -1,6 +1,7 @@
 """For TensorBoard: the rows of the history as scalars."""
 
 import itertools
+import math
 import tempfile
 
 from etils import epath
@@ -40,8 +41,10 @@ def _write_trial(folder, rows):
   with tempfile.TemporaryDirectory() as place:
     with tensorboardX.SummaryWriter(place, filename_suffix=suffix) as writer:
       for row in rows:
-        for name in workdirs.SCALARS:
-          writer.add_scalar(name, float(row[name]), int(row["epoch"]))
+        known = {x: float(row.get(x, math.nan)) for x in workdirs.SCALARS}
+        for name, value in known.items():
+          if math.isfinite(value):
+            writer.add_scalar(name, value, int(row["epoch"]))
     (path,) = epath.Path(place).iterdir()
     files.write_bytes(folder / path.name, path.read_bytes())
   for path in old:

@@ -228,10 +228,32 @@ class Programs:
     """A full wave: the last block again where blocks have run out."""
     return wave + [wave[-1]] * (self.layout.wave - len(wave))
 
-  def lanes(self, wave, layout=None):
-    """The `lanes.Lanes` of a wave, laid out as the stage's, or by another."""
-    found = [trials.stack(self.stage.arms_of(x)) for x in self.pad(wave)]
-    stacked = jax.tree.map(lambda *x: np.stack(x), *found)
+  def numbers(self, wave, name):
+    """`[W, G]` of an axis of numbers, as the arms of a wave have it."""
+    return np.array(
+      [[arm.numbers[name] for arm in self.stage.arms_of(x)] for x in wave]
+    )
+
+  def lanes(self, wave, alpha=None, layout=None):
+    """The `lanes.Lanes` of a wave.
+
+    Args:
+      wave: its blocks.
+      alpha: `[W, G]`, in the place of the arms' own.
+      layout: another than the stage's.
+    """
+    found = [trials.stack(self.stage.arms_of(x)) for x in wave]
+    if alpha is not None:
+      found = [
+        x.replace(
+          numbers={
+            **x.numbers,
+            "alpha": jnp.asarray(own, x.numbers["alpha"].dtype),
+          }
+        )
+        for x, own in zip(found, alpha, strict=True)
+      ]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *self.pad(found))
     return (layout or self.layout).lay(stacked)
 
   def remember(self, wave, blocks):

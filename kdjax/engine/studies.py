@@ -84,8 +84,12 @@ class Study:
     """A sha256 in hex of what decides a trial's numbers: networks and data."""
     parts = [self.config[x].to_dict() for x in ("teacher", "student", "grid")]
     # What an older kdjax saved stays this study's.
-    for name, known in (("source", axes.SOURCES), ("tuning", axes.TUNINGS)):
-      if parts[-1][name] == known[:1]:
+    for name, first in (
+      ("source", axes.SOURCES[0]),
+      ("tuning", axes.TUNINGS[0]),
+      ("share", 0.0),
+    ):
+      if parts[-1][name] == (first,):
         del parts[-1][name]
     if rungs.tuned(self):
       parts.append(self.config.search.to_dict())

@@ -7,8 +7,10 @@ from flax import serialization
 import jax
 import numpy as np
 
+from kdjax.distill import trials
 from kdjax.engine import interruption
 from kdjax.engine import lanes
+from kdjax.engine import shares
 from kdjax.engine import stopwatch
 from kdjax.models import folding
 
@@ -38,6 +40,8 @@ class Wave:
     programs: `stages.Programs`.
     blocks: equally far in their epoch.
     live: `[W, G]`, whether a trial trains on.
+    weighed: `alpha` that each trains with, and `distill_share`, measured as
+      `shares` says or NaN in an epoch without; each `[W, G]`.
   """
 
   def __init__(self, programs, blocks, progress, teachers):
@@ -45,7 +49,15 @@ class Wave:
     self.blocks = blocks
     self._steps = {block: progress[block].step for block in blocks}
     self._layout = programs.layout
-    self._lanes = programs.lanes(blocks)
+    alpha = programs.numbers(blocks, "alpha")
+    self.weighed = {
+      "alpha": alpha,
+      "distill_share": np.full_like(alpha, np.nan),
+    }
+    for i, block in enumerate(blocks):
+      for name, saved in progress[block].weighed.items():
+        self.weighed[name][i] = saved
+    self._lanes = programs.lanes(blocks, self.weighed["alpha"])
     self._train_epoch = programs.train_epoch
     self._states = start_states(programs, blocks, progress)
     self._shared = programs.remember(blocks, share(programs, blocks, teachers))
@@ -67,7 +79,9 @@ class Wave:
       return False
     self._resting = self.gather()
     self._layout = layout
-    self._lanes = self.programs.lanes(self.blocks, layout)
+    self._lanes = self.programs.lanes(
+      self.blocks, self.weighed["alpha"], layout
+    )
     self._states = layout.spread_states(self._resting)
     self._train_epoch = self.programs.train_epoch_in(layout)
     return True
@@ -75,15 +89,44 @@ class Wave:
   def train_epoch(self):
     """Trains to the end of the `Epoch`, unless a signal comes before."""
     trained = self.live
+    per_epoch = self.programs.steps_per_epoch
     watch = stopwatch.Stopwatch()
+    epoch, within = divmod(self._steps[self.blocks[0]], per_epoch)
+    if not within:
+      self._weigh(epoch)
     steps = self._train()
-    done = self._steps[self.blocks[0]]
     measured = {}
-    if done % self.programs.steps_per_epoch == 0:
+    if self._steps[self.blocks[0]] % per_epoch == 0:
       measured = self._finish_epoch()
       self.live = measured["live"][: len(self.blocks)]
+      measured |= self.weighed
     seconds = watch.stop() * len(self._layout.devices) / trained.sum()
     return Epoch(steps, float(seconds), trained, measured)
+
+  def _weigh(self, epoch):
+    """Measures distillation's share of gradients; lets alphas follow it."""
+    programs, alpha = self.programs, self.weighed["alpha"]
+    share = np.full_like(alpha, np.nan)
+    asked = programs.numbers(self.blocks, "share")
+    every = shares.every(programs.steps_per_epoch, asked.any())
+    if epoch % every == 0 and trials.objectives(programs.stage.arms):
+      norms = self._norms()
+      share = shares.share(alpha, *norms)
+      if asked.any():
+        alpha = shares.follow(alpha, asked, *norms)
+        if not epoch:  # What it would have been says nothing.
+          share = shares.share(alpha, *norms)
+        self._lanes = programs.lanes(self.blocks, alpha, self._layout)
+    self.weighed = {"alpha": alpha, "distill_share": share}
+
+  def _norms(self):
+    """`shares.norms` on the batch that comes next, each `[W, G]`."""
+    batches = self.programs.batches(self.blocks, self._steps)
+    batch = jax.tree.map(lambda x: x[:, :1], batches)
+    rest = self._shared, self.programs.data, batch
+    train = lambda states, own: self._train_epoch(states, own, *rest)
+    found = shares.norms(train, self._states, self._lanes)
+    return [self._layout.gather(x)[: len(self.blocks)] for x in found]
 
   def _train(self):
     """Steps to the end of the epoch, or of the step in which a signal came."""

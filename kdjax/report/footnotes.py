@@ -7,6 +7,7 @@ from kdjax.distill import pairs
 from kdjax.distill import trials
 from kdjax.report import paired
 from kdjax.report import rows
+from kdjax.report import tables
 from kdjax.report import tuning
 from kdjax.report import verdicts
 from kdjax.report import words
@@ -80,7 +81,8 @@ def make(results):
     )
   found += _note_elsewhere(results)
   found += _note_controls(results)
-  found += _note_search(results)
+  found += _note_shares(results)
+  found += tuning.notes(results)
   found += _note_left_out(results)
   found += _note_selection(results)
   found += _note_teachers(results)
@@ -121,28 +123,18 @@ def _note_controls(results):
   ]
 
 
-def _note_search(results):
-  """How tuned arms came to their numbers, and where a range was too narrow."""
-  frame = results.search
-  if frame.empty:
+def _note_shares(results):
+  """How unlike the say is that distillation has in the arms."""
+  frame = tables.shares(results)
+  if len(frame) < 2:
     return []
-  search = results.config.search
-  epochs = frame.groupby("rung")["epochs"].first()
-  each = frame.groupby(["rung", "arm", "fold"])["draw"].count().groupby("rung")
-  rungs = ", then ".join(
-    f"{count} for {words.many(epochs[rung], 'epoch')}"
-    for rung, count in each.max().items()
-  )
-  space = "; ".join(f"{x} {said}" for x, said in search.space.items() if said)
-  narrow = "".join(
-    f" The {name.replace('_', ' ')} of {words.some(arms)} was chosen in the "
-    "outer tenth of its range somewhere, so a wider one may have better."
-    for name, arms in tuning.edges(results).items()
+  low, high = (
+    frame.loc[frame["share_mean"].agg(x)] for x in ("idxmin", "idxmax")
   )
   return [
-    f"Tuned arms had the same draws each, in every fold anew: {rungs}, each "
-    f"rung to its schedule's end, chosen on validation cases; {space}. The "
-    f"best were trained anew.{narrow}"
+    "Of the student's gradient, distillation has a share of "
+    f"{low['share_mean']:.2g} ({low['model']}) to {high['share_mean']:.2g} "
+    f"({high['model']}), measured behind the first tenth of the epochs."
   ]
 
 

@@ -138,6 +138,12 @@ def _frames(results):
       "a group as independent.",
     ),
     (
+      "Distillation's share of the student's gradient",
+      tables.shares(results),
+      "Measured on a batch every few epochs, behind the first tenth: mean over "
+      "trials, the lowest and the highest trial, and alpha at the end.",
+    ),
+    (
       "What the search chose (search.csv)",
       tuning.chosen(results),
       "For each tuned arm and fold, on its validation cases; Dice of the last "

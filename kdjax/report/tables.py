@@ -47,6 +47,7 @@ MEASURES = {
   "brier": "Brier",
   "ece": "calibration error",
 }
+SHARES = ("model", "share_mean", "share_low", "share_high", "alpha")
 TRIALS = ("model", "fold", "seed", "cases", "dice_mean", "epochs", "diverged")
 
 
@@ -129,6 +130,27 @@ def trials(results):
     keys, key=lambda x: x.map(order) if x.name == "model" else x
   )
   return found[list(TRIALS)].reset_index(drop=True)
+
+
+def shares(results):
+  """Distillation's share of the student's gradient, a frame of `SHARES`.
+
+  The mean over trials and epochs in which it was measured, behind the first
+  tenth of them, the extremes of trials' means, and alpha in the last epochs.
+  """
+  frame = results.history
+  if "distill_share" not in frame:
+    return pd.DataFrame(columns=SHARES)
+  frame = frame[frame["arm"].isin(results.distilled)]
+  late = frame["epoch"] > frame["epoch"].max() / 10
+  keys = ["arm", "fold", "seed"]
+  trials = frame[late].groupby(keys, sort=False)["distill_share"].mean()
+  last = frame.sort_values("epoch").groupby(keys, sort=False)["alpha"].last()
+  found = trials.groupby("arm").agg(["mean", "min", "max"])
+  found["alpha"] = last.groupby("arm").mean()
+  order = [x for x in results.models if x in found.index]
+  found = found.loc[order].dropna(subset="mean").reset_index()
+  return found.set_axis(list(SHARES), axis=1)
 
 
 def means(results, by):

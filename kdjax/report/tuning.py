@@ -8,6 +8,7 @@ import pandas as pd
 from kdjax.distill import axes
 from kdjax.distill import spaces
 from kdjax.report import style
+from kdjax.report import words
 
 BUDGETS = (
   "arm",
@@ -103,6 +104,31 @@ def curves(results):
     ax.grid(axis="y", lw=0.4, color="0.9")
     drawn.legend(*ax.get_legend_handles_labels(), loc="outside right upper")
   return drawn
+
+
+def notes(results):
+  """How tuned arms came to their numbers, and where a range was too narrow."""
+  frame = results.search
+  if frame.empty:
+    return []
+  search = results.config.search
+  epochs = frame.groupby("rung")["epochs"].first()
+  each = frame.groupby(["rung", "arm", "fold"])["draw"].count().groupby("rung")
+  rungs = ", then ".join(
+    f"{count} for {words.many(epochs[rung], 'epoch')}"
+    for rung, count in each.max().items()
+  )
+  space = "; ".join(f"{x} {said}" for x, said in search.space.items() if said)
+  narrow = "".join(
+    f" The {name.replace('_', ' ')} of {words.some(arms)} was chosen in the "
+    "outer tenth of its range somewhere, so a wider one may have better."
+    for name, arms in edges(results).items()
+  )
+  return [
+    f"Tuned arms had the same draws each, in every fold anew: {rungs}, each "
+    f"rung to its schedule's end, chosen on validation cases; {space}. The "
+    f"best were trained anew.{narrow}"
+  ]
 
 
 def edges(results):
