@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from kdjax import configs
+from kdjax import readers
 from kdjax import workdirs
 from kdjax.engine import course
 from kdjax.engine import loop
@@ -48,7 +49,7 @@ def test_it_is_the_study_that_trained_them_to_the_byte(
   assert "teacher: 1 x 1 trials" not in said
   for name in (workdirs.PER_CASE, workdirs.HISTORY):
     assert (tmp_path / name).read_bytes() == (source / name).read_bytes()
-  found = workdirs.teachers(tmp_path)
+  found = readers.teachers(tmp_path)
   assert found["from"] == str(source) and len(found["digests"]) == 1
 
 
@@ -134,6 +135,6 @@ def test_another_seed_of_students_has_the_fold_s_teacher(source, tmp_path):
   configs.claim(study.config, tmp_path)
   studies.claim_data(study)
   course.train(study)
-  rows = workdirs.history(tmp_path)
+  rows = readers.history(tmp_path)
   assert set(rows["seed"]) == {7}
   assert set(rows["stage"]) == {"teacher", "student"}

@@ -6,8 +6,8 @@ import pytest
 
 from kdjax import cli
 from kdjax import configs
+from kdjax import readers
 from kdjax import run
-from kdjax import workdirs
 from kdjax.data import pipeline
 from kdjax.deploy import trained
 from kdjax.errors import UserError
@@ -72,7 +72,7 @@ def test_every_network_is_tested_on_every_case_as_it_is(home, found):
 
 def test_its_report_says_where_the_networks_come_from(home, found):
   (note,) = [x for x in found.notes if "were trained on phantom" in x]
-  assert workdirs.data(home)["fingerprint"][:12] in note
+  assert readers.data(home)["fingerprint"][:12] in note
   assert not found.config.published
   page = (found.workdir / "report/index.html").read_text()
   assert "How do the networks of run do on images that they never saw?" in page
@@ -135,6 +135,6 @@ def test_an_untrained_workdir_is_refused(home, tmp_path):
 
 
 def test_older_tables_without_calibration_are_read(home, tmp_path):
-  frame = workdirs.per_case(home).drop(columns=["brier", "ece"])
+  frame = readers.per_case(home).drop(columns=["brier", "ece"])
   frame.to_csv(tmp_path / "per_case.csv", index=False)
-  pd.testing.assert_frame_equal(workdirs.per_case(tmp_path), frame)
+  pd.testing.assert_frame_equal(readers.per_case(tmp_path), frame)

@@ -10,6 +10,7 @@ errors
 lease
 files fields
 workdirs
+readers
 data models distill
 schema
 configs

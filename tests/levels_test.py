@@ -6,7 +6,7 @@ import pytest
 
 from configs import busi_cpu
 from configs import levels as levels_config
-from kdjax import workdirs
+from kdjax import readers
 from kdjax.distill import taps
 from kdjax.engine import levels
 from kdjax.engine import studies
@@ -70,7 +70,7 @@ def test_a_damaged_record_is_named(text, tmp_path):
   path = tmp_path / "pairs.json"
   path.write_text(text)
   with pytest.raises(UserError, match="pairs.json"):
-    workdirs.pairs(tmp_path)
+    readers.pairs(tmp_path)
 
 
 def test_a_regressor_that_ends_in_a_relu_is_refused_at_linear_levels(tmp_path):

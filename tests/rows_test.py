@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from kdjax import errors
-from kdjax import workdirs
+from kdjax import readers
 from kdjax.report import rows
 
 HEADER = (
@@ -28,12 +28,12 @@ STUDY = [
 
 def write(workdir, lines):
   (workdir / "per_case.csv").write_text("\n".join([HEADER, *lines]) + "\n")
-  return workdirs.per_case(workdir)
+  return readers.per_case(workdir)
 
 
 def test_a_missing_file_is_one_line_with_the_way_out(tmp_path):
   with pytest.raises(errors.UserError) as error:
-    workdirs.per_case(tmp_path)
+    readers.per_case(tmp_path)
   message = str(error.value)
   assert str(tmp_path / "per_case.csv") in message
   assert "no such file" in message
@@ -65,7 +65,7 @@ def test_a_damaged_file_is_named_and_nothing_is_written(tmp_path, text, damage):
   content = text if isinstance(text, bytes) else text.encode()
   (tmp_path / "per_case.csv").write_bytes(content)
   with pytest.raises(errors.UserError, match=re.escape(damage)) as error:
-    workdirs.per_case(tmp_path)
+    readers.per_case(tmp_path)
   assert str(tmp_path / "per_case.csv") in str(error.value)
   assert "\n" not in str(error.value)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import paper
+from kdjax import readers
 from kdjax import workdirs
 from kdjax.distill import spaces
 from kdjax.distill import trials
@@ -88,6 +89,7 @@ def test_another_seed_draws_others():
     ("space.alpha", "0.1 to 2", r"grid.alpha=2.0 is outside \(0, 1\]"),
     ("space.temperature", "0, 1", "must be above 0"),
     ("space.soft_dice", "0, 1", "set student_training.select=dice"),
+    ("space.share", "0.1 to 0.9", "a share sets alpha itself"),
     ("epochs", (), "give every rung's epochs"),
     ("epochs", (2, 2), "more than the one before"),
     ("epochs", (3, 1), "more than the one before"),
@@ -145,7 +147,7 @@ class Searched:
     if change:
       self.study = dataclasses.replace(self.study, dataset=change(self.study))
     self.teachers, self.students = course.train(self.study)
-    self.rows = workdirs.search(folder)
+    self.rows = readers.search(folder)
     self.text = (folder / workdirs.SEARCH).read_text()
 
 
@@ -168,7 +170,7 @@ def test_a_search_says_what_it_did(searched):
     second = rows[rows["rung"] == 2].groupby(["arm", "fold"]).get_group(key)
     assert set(second["draw"]) == set(best)
   assert set(searched.study.blocks) == set(searched.students)
-  history = workdirs.history(searched.study.workdir, search=True)
+  history = readers.history(searched.study.workdir, search=True)
   stages = ["teacher", "search1", "search2", "student"]
   assert list(dict.fromkeys(history["stage"])) == stages
   rates = history[history["stage"] == "search1"].groupby("arm")
@@ -195,7 +197,7 @@ def test_a_draw_alone_equals_the_draw_in_the_search(searched, tmp_path):
   """And so does the tuned arm, trained anew with what was found."""
   study, rows = searched.study, searched.rows
   arms = {arm.name: arm for arm in study.arms}
-  history = workdirs.history(study.workdir, search=True)
+  history = readers.history(study.workdir, search=True)
   chosen = rows[(rows["rung"] == 2) & (rows["kept"] == 1)]
   for rung, pick in (("search1", rows.iloc[5]), ("student", chosen.iloc[-1])):
     arm = dataclasses.replace(
@@ -214,7 +216,7 @@ def test_a_draw_alone_equals_the_draw_in_the_search(searched, tmp_path):
       stage = dataclasses.replace(stage, training=training.lock())
     with jax.enable_x64(True):
       loop.run_stage(alone, stage, searched.teachers)
-    ours = workdirs.history(alone.workdir, search=True)
+    ours = readers.history(alone.workdir, search=True)
     same = (
       (history["stage"] == rung)
       & (history["arm"] == name)

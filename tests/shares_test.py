@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdjax import readers
 from kdjax import workdirs
 from kdjax.distill import trials
 from kdjax.engine import loop
@@ -32,7 +33,7 @@ def make_study(workdir, dtype="float64", epochs=6, **grid):
 def train(study):
   teachers = loop.run_stage(study, study.teacher_stage)
   loop.run_stage(study, study.student_stage, teachers)
-  frame = workdirs.history(study.workdir)
+  frame = readers.history(study.workdir)
   return teachers, frame[frame["stage"] == "student"]
 
 
@@ -136,7 +137,7 @@ def test_a_share_is_held_alike_alone_and_after_a_stop(tmp_path, monkeypatch):
     (arm,) = [x for x in study.arms if x.name == "L_KLD"]
     alone = dataclasses.replace(study, arms=(arm,), workdir=tmp_path / "alone")
     loop.run_stage(alone, alone.student_stage, teachers)
-    same = workdirs.history(alone.workdir)
+    same = readers.history(alone.workdir)
     # Stopped after every step, so in the middle of epochs, too.
     stopped = dataclasses.replace(study, workdir=tmp_path / "stopped")
     monkeypatch.setattr(loop.interruption, "hold", lambda: True)
@@ -146,7 +147,7 @@ def test_a_share_is_held_alike_alone_and_after_a_stop(tmp_path, monkeypatch):
       loop.run_stage(stopped, stopped.student_stage, teachers)
       stops += 1
   assert stops > 2 * 6 - 1
-  again = workdirs.history(stopped.workdir)
+  again = readers.history(stopped.workdir)
   for ours, theirs in (
     (same, whole[whole["arm"] == "L_KLD"]),
     (again, whole),

@@ -8,6 +8,7 @@ import pytest
 
 from configs import paper
 from kdjax import errors
+from kdjax import readers
 from kdjax import workdirs
 from kdjax.distill import trials
 from kdjax.report import build
@@ -129,7 +130,7 @@ def test_a_damaged_search_is_one_line(tmp_path, junk):
     junk = path.read_text().replace("learning_rate=0.001", "learning_rate=x")
   path.write_bytes(junk if isinstance(junk, bytes) else junk.encode())
   with pytest.raises(errors.UserError, match="search.csv: damaged") as error:
-    workdirs.search(tmp_path)
+    readers.search(tmp_path)
   assert "\n" not in str(error.value)
   before = sorted(tmp_path.rglob("*"))
   with pytest.raises(errors.UserError, match="search.csv: damaged"):
@@ -148,4 +149,4 @@ def test_draws_are_no_models_of_the_report(tmp_path):
   )
   again = results.compute(tmp_path, found.config, ARMS)
   assert again.models == found.models and again.diverged.empty
-  assert len(workdirs.history(tmp_path, search=True)) > len(again.history)
+  assert len(readers.history(tmp_path, search=True)) > len(again.history)

@@ -2,6 +2,7 @@
 
 import csv
 
+from kdjax import readers
 from kdjax import workdirs
 from kdjax.deploy import trained
 from kdjax.evaluate import intervals
@@ -93,7 +94,7 @@ def quantised(measured):
 def _data(network):
   if not workdirs.has(network.workdir, workdirs.DATA):
     return [f"- Unknown: the workdir has no {workdirs.DATA}."]
-  record = workdirs.data(network.workdir)
+  record = readers.data(network.workdir)
   fold = record["folds"][network.fold]
   counts = {part: len(fold[part]) for part in ("train", "val", "test")}
   return [

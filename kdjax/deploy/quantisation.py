@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import onnx
 
-from kdjax import workdirs
+from kdjax import readers
 from kdjax.data import images
 from kdjax.deploy import runtime
 from kdjax.engine import studies
@@ -104,7 +104,7 @@ def _quiet():
 def _data(network):
   """The data set and the fold that `network` was trained on."""
   dataset, folds = studies.load_data(network.config)
-  record = workdirs.data(network.workdir)
+  record = readers.data(network.workdir)
   if record["fingerprint"] != dataset.fingerprint:
     raise UserError(
       f"{network.workdir}: the data set changed since this workdir was begun: "

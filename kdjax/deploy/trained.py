@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from kdjax import configs
+from kdjax import readers
 from kdjax import workdirs
 from kdjax.data import views
 from kdjax.distill import trials
@@ -150,7 +151,7 @@ def _criterion(config):
 
 def _validation(workdir, criterion):
   """The best of a column by (arm, fold, seed), diverged trials left out."""
-  frame = workdirs.history(workdir)
+  frame = readers.history(workdir)
   frame["sound"] = np.isfinite(frame["train_loss"])
   trials_of = frame.groupby(["arm", "fold", "seed"])
   values = trials_of[criterion]

@@ -13,7 +13,7 @@ from scipy.stats import qmc
 from kdjax.distill import axes
 from kdjax.errors import UserError
 
-BETWEEN = " to "
+_BETWEEN = " to "
 
 
 def parse(text):
@@ -29,7 +29,7 @@ def parse(text):
   Raises:
     ValueError: it means nothing.
   """
-  ends = [float(x) for x in text.split(BETWEEN)] if BETWEEN in text else None
+  ends = [float(x) for x in text.split(_BETWEEN)] if _BETWEEN in text else None
   if ends:
     if len(ends) != 2 or not 0 < ends[0] < ends[1] < math.inf:
       raise ValueError("a range goes from above 0 to something larger")
@@ -45,6 +45,15 @@ def parse(text):
 def searched(search):
   """The axes that a config's `search` draws, in the grid's order."""
   return tuple(axis for axis in axes.numbers() if search.space[axis.name])
+
+
+def ranges(search):
+  """The axes that are drawn from a range, each to its ends."""
+  return {
+    axis.name: parse(search.space[axis.name])[1]
+    for axis in searched(search)
+    if _BETWEEN in search.space[axis.name]
+  }
 
 
 def check(search, grid):

@@ -14,6 +14,7 @@ import jax
 
 from kdjax import configs
 from kdjax import files
+from kdjax import readers
 from kdjax import workdirs
 from kdjax.engine import checkpoint
 from kdjax.errors import UserError
@@ -130,7 +131,7 @@ def _check_unseen(study, source):
 
   Cases are known by name in the same data set, else by what is in them.
   """
-  record = workdirs.data(source)
+  record = readers.data(source)
   dataset = study.dataset
   same = record["fingerprint"] == dataset.fingerprint
   digests = record.get("cases") or {}

@@ -11,6 +11,7 @@ from kdjax.engine import convolution
 from kdjax.engine import levels
 from kdjax.engine import memory
 from kdjax.engine import networks
+from kdjax.engine import rungs
 from kdjax.engine import schedules
 from kdjax.errors import UserError
 
@@ -118,7 +119,7 @@ def check_models(study):
 
 def _check_memory(study, role):
   """Refuses a network whose trials no device could hold."""
-  arms = len(study.arms) if role == "student" else 1
+  arms = rungs.most(study) if role == "student" else 1
   variables = networks.shapes(study.make_model(role), study.blank(role))
   # Parameters, Adam's two moments, and the best epoch's parameters.
   held = 4 * arms * sum(x.size * 4 for x in jax.tree.leaves(variables))

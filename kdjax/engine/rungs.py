@@ -62,6 +62,11 @@ def check(config):
       "fewer rungs."
     )
   drawn = {axis.name for axis in spaces.searched(search)}
+  if "alpha" in drawn and ("share" in drawn or any(config.grid.share)):
+    raise UserError(
+      "search.space.alpha is drawn, and a share sets alpha itself: empty one, "
+      "--config.search.space.alpha=."
+    )
   if "soft_dice" in drawn and config.student_training.select == "loss":
     raise UserError(
       "search.space.soft_dice is a part of the validation loss, which chooses "
@@ -72,6 +77,11 @@ def check(config):
 def tuned(study):
   """The arms whose numbers are searched for."""
   return tuple(arm for arm in study.arms if arm.tuned)
+
+
+def most(study):
+  """The most students that a block of the study has at once."""
+  return max(len(study.arms), len(tuned(study)) * study.config.search.draws)
 
 
 def start(study):

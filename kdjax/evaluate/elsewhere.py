@@ -6,6 +6,7 @@ from etils import epath
 import numpy as np
 
 from kdjax import files
+from kdjax import readers
 from kdjax import workdirs
 from kdjax.data import pipeline
 from kdjax.data import splits
@@ -36,7 +37,7 @@ def make_study(source, config, out=None):
     UserError: the data cannot be read, or hold a case that `source` has.
   """
   source = epath.Path(source)
-  record = workdirs.data(source)
+  record = readers.data(source)
   dataset = pipeline.load(config.data)
   _check_unseen(source, record, dataset)
   every = np.arange(len(dataset.cases))
@@ -109,7 +110,7 @@ def _best(source, stage, block):
 
 def _claim(source, study):
   """Writes data.json, or refuses where other data were tested."""
-  home, dataset = workdirs.data(source), study.dataset
+  home, dataset = readers.data(source), study.dataset
   record = {
     "name": dataset.name,
     "version": dataset.version,

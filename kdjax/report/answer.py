@@ -19,7 +19,7 @@ def make(results):
     results: `results.Results`.
   """
   found = [_lift(results)]
-  found += [_tuning(results)] if not results.search.empty else []
+  found += [_tuning(results)] if results.tuned else []
   found += [_axes(results), _teacher(results)]
   return found + ([_controls(results)] if results.control_rows() else [])
 
@@ -32,9 +32,9 @@ def _lift(results):
   row = {**row, "holm_p": results.claims["holm_p"].iloc[0]}
   margin = f"{100 * results.margin:g} points"
   sign = verdicts.shown(row)
-  student = "the student"
-  if not results.search.empty:
-    student = "a student that was tuned as much"
+  student = (
+    "a student that was tuned as much" if results.tuned else "the student"
+  )
   if sign:
     said = f"Distillation {'lifts' if sign > 0 else 'lowers'} {student}"
   elif verdicts.equal(row, results.margin):

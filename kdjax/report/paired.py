@@ -206,7 +206,7 @@ class Paired:
 
 
 def make(per_case, margin=0.02, ratio=None):
-  """The `Paired` of a frame of `workdirs.per_case`."""
+  """The `Paired` of a frame of `readers.per_case`."""
   units = rows.units(per_case)
   folds, seeds = per_case["fold"].nunique(), per_case["seed"].nunique()
   rounds, scope = (units,), NETWORKS

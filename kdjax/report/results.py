@@ -7,8 +7,10 @@ from etils import epath
 import ml_collections
 import pandas as pd
 
+from kdjax import readers
 from kdjax import workdirs
 from kdjax.distill import axes
+from kdjax.distill import spaces
 from kdjax.distill import trials
 from kdjax.errors import UserError
 from kdjax.evaluate import statistics
@@ -32,8 +34,8 @@ class Results:
     workdir: where they come from.
     config: what was asked.
     arms: `trials.Arm`s of the grid.
-    per_case: frame of `workdirs.per_case` without diverged trials.
-    history: frame of `workdirs.history`.
+    per_case: frame of `readers.per_case` without diverged trials.
+    history: frame of `readers.history`.
     diverged: trials left out, a frame of model, fold and seed.
     models: rows of the table in order: Teacher, Students, arms.
     efficiency: frame by model with columns `workdirs.COSTS`.
@@ -56,6 +58,16 @@ class Results:
   def references(self):
     """Arm to its Student."""
     return {arm.name: arm.reference for arm in self.arms}
+
+  @property
+  def tuned(self):
+    """Whether a search gave arms their numbers."""
+    return any(arm.tuned for arm in self.arms)
+
+  @property
+  def ranges(self):
+    """Axis to the ends of the range that a search drew it from."""
+    return spaces.ranges(self.config.search) if self.tuned else {}
 
   @property
   def taught(self):
@@ -169,7 +181,7 @@ class Results:
     Raises:
       UserError: it is damaged.
     """
-    return self._read(workdirs.DATA, workdirs.data)
+    return self._read(workdirs.DATA, readers.data)
 
   @functools.cached_property
   def pairs(self):
@@ -178,7 +190,7 @@ class Results:
     Raises:
       UserError: it is damaged.
     """
-    return self._read(workdirs.PAIRS, workdirs.pairs)
+    return self._read(workdirs.PAIRS, readers.pairs)
 
   @functools.cached_property
   def teachers(self):
@@ -187,17 +199,17 @@ class Results:
     Raises:
       UserError: it is damaged.
     """
-    return self._read(workdirs.TEACHERS, workdirs.teachers)
+    return self._read(workdirs.TEACHERS, readers.teachers)
 
   @functools.cached_property
   def search(self):
-    """Frame of `workdirs.search`; empty where nothing was searched.
+    """Frame of `readers.search`; empty where nothing was searched.
 
     Raises:
       UserError: it is damaged.
     """
     if workdirs.has(self.workdir, workdirs.SEARCH):
-      return workdirs.search(self.workdir)
+      return readers.search(self.workdir)
     return pd.DataFrame(columns=workdirs.COLUMNS[workdirs.SEARCH])
 
   def _read(self, name, reader):
@@ -269,9 +281,9 @@ def compute(workdir, config, arms, parameters=None):
   workdir = epath.Path(workdir)
   history = pd.DataFrame(columns=workdirs.COLUMNS[workdirs.HISTORY])
   if workdirs.has(workdir, workdirs.HISTORY):
-    history = workdirs.history(workdir)
+    history = readers.history(workdir)
   lost = rows.diverged(history)
-  per_case = workdirs.per_case(workdir)
+  per_case = readers.per_case(workdir)
   if (per_case["empty_truth"] != 0).all():
     raise UserError(
       f"{workdir / workdirs.PER_CASE}: no tested case has a lesion, so there "
@@ -305,6 +317,6 @@ def compute(workdir, config, arms, parameters=None):
 
 def _efficiency(workdir, parameters):
   if workdirs.has(workdir, workdirs.EFFICIENCY):
-    return workdirs.efficiency(workdir)
+    return readers.efficiency(workdir)
   frame = pd.DataFrame({"parameters": parameters}, dtype=float)
   return frame.reindex(columns=list(workdirs.COSTS))

@@ -7,6 +7,7 @@ paired tests are over units.
 import numpy as np
 import pandas as pd
 
+from kdjax import readers
 from kdjax import workdirs
 
 _TRIAL = ["model", "fold", "seed"]
@@ -49,7 +50,7 @@ def holdout_ratio(workdir, config):
     return None
   if not workdirs.has(workdir, workdirs.DATA):
     return None
-  record = workdirs.data(workdir)
+  record = readers.data(workdir)
   # Of other data all cases are tested in every fold, which share training cases
   # as much as they did at home.
   tested = record.get("trained_on", {}).get("tested")

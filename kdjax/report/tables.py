@@ -35,7 +35,7 @@ STATISTICS = (
 SIZES = ("parameters", "multiply_adds", "file_bytes")
 # Without times, so that a table can be repeated byte for byte.
 COLUMNS = (*STATISTICS, *SIZES)
-# Of `workdirs.per_case`, beside Dice; their means are columns of the table.
+# Of `readers.per_case`, beside Dice; their means are columns of the table.
 MEASURES = {
   "iou": "IoU",
   "precision": "precision",

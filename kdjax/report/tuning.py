@@ -5,8 +5,6 @@ import collections
 import numpy as np
 import pandas as pd
 
-from kdjax.distill import axes
-from kdjax.distill import spaces
 from kdjax.report import style
 from kdjax.report import words
 
@@ -48,9 +46,8 @@ def chosen(results):
     return frame
   last = frame[(frame["rung"] == frame["rung"].max()) & (frame["kept"] == 1)]
   numbers = pd.DataFrame(last["numbers"].tolist(), index=last.index)
-  known = [axis.name for axis in axes.numbers() if axis.name in numbers]
   kept = last[["arm", "fold", "draw", "val_dice"]]
-  return kept.join(numbers[known]).reset_index(drop=True)
+  return kept.join(numbers).reset_index(drop=True)
 
 
 def budgets(results):
@@ -137,11 +134,7 @@ def edges(results):
   A dict from an axis' name to arms: a wider range may have had better ones.
   """
   frame, found = chosen(results), {}
-  for name in frame.columns[4:]:
-    said = results.config.search.space[name]
-    if spaces.BETWEEN not in said:
-      continue
-    _, (low, high) = spaces.parse(said)
+  for name, (low, high) in results.ranges.items():
     place = np.log(frame[name] / low) / np.log(high / low)
     arms = frame["arm"][(place < 0.1) | (place > 0.9)]
     if len(arms):
