@@ -6,6 +6,7 @@ import pathlib
 import socket
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -31,10 +32,10 @@ def make_study(tmp_path, folds=(0, 1), seeds=(0, 1)):
 
 
 def test_every_block_is_one_process_s_and_the_first_has_most():
-  blocks = list("abcdefg")
+  study = types.SimpleNamespace(arms=(), blocks=tuple("abcdefg"))
   for count in range(1, 9):
-    shares = [processes.Share(count, i).of(blocks) for i in range(count)]
-    assert sorted(sum(shares, [])) == blocks
+    shares = [processes.Share(count, i).of(study) for i in range(count)]
+    assert sorted(sum(shares, ())) == list(study.blocks)
     assert len(shares[0]) == max(map(len, shares))
 
 

@@ -43,7 +43,9 @@ def cost(study):
   untuned = len(study.arms) - len(arms)
   whole = config.student_training.max_epochs * len(study.blocks)
   searching = sum(x.draws * x.epochs for x in steps) * len(arms) * folds
-  said = ", then ".join(f"{x.draws} for {x.epochs} epochs" for x in steps)
+  said = ", then ".join(
+    f"{x.draws} for {x.epochs} epoch" + "s" * (x.epochs > 1) for x in steps
+  )
   text = (
     f"{len(arms)} arms x {folds} folds, of each {said}: {searching} epochs of "
     "a student"

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+from kdjax.engine import course
+from kdjax.engine import rungs
+
 # Programs of an epoch, as a reader calls them.
 _NAMES = {
   "train_epoch": "training step",
@@ -110,11 +113,19 @@ def table(plan):
     "either its arithmetic or its memory never waits, so real steps take",
     "longer, and what chips send each other, compiling, checkpoints and the",
     "host come on top.",
+    *_searched(plan.study),
     f"Rates: {chip.source}, of {_numbers(chip, dtype)}.",
     *(_ON_GPUS if plan.slice.platform == "gpu" else _on_tpus(n)),
     *plan.assumed,
   ]
   return "\n".join(lines)
+
+
+def _searched(study):
+  """What of the run is not in the figures, where arms are tuned."""
+  if not rungs.tuned(study):
+    return []
+  return [f"The search of tuned arms is not in it: {course.cost(study)}."]
 
 
 # What a GPU launches, as a reader calls it.

@@ -144,7 +144,7 @@ def trials_to_try(study, stage, devices):
 def _first_host(study, where):
   """The study with the blocks that process 0 trains."""
   share = processes.Share(where.hosts)
-  return dataclasses.replace(study, blocks=share.of(study.blocks))
+  return dataclasses.replace(study, blocks=share.of(study))
 
 
 _TRAININGS = ("teacher_training", "student_training")
