@@ -152,7 +152,7 @@ def teacher_flops(study):
     batches.answer,
     teacher=stage.teacher,
     teacher_taps=(),
-    normalise=study.make_normalise("teacher"),
+    look=study.make_look("teacher"),
   )
   shapes = functools.partial(jax.tree.map, jax.typeof)
   block = {"teacher": compiled.teacher_shapes(study)}

@@ -16,6 +16,7 @@ from kdjax import files
 from kdjax.bench import modes
 from kdjax.bench import record
 from kdjax.engine import convolution
+from kdjax.engine import networks
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.report import environment
@@ -61,6 +62,7 @@ def write(config, workdir, rounds, with_torch, names, sizes):
     )
   if min(sizes) < 1:
     raise UserError(f"--trials={min(sizes)}: at least 1.")
+  networks.refuse_answers(config, "bench")
   study = studies.make_study(config, workdir)
   with files.lock(workdir):
     configs.claim(config, workdir)

@@ -44,5 +44,5 @@ def apply(module, variables, images, *, taps, train=False):
 
 
 def levels(variables):
-  """The taps one level deep that hold parameters, in the module's order."""
-  return tuple(variables["params"])
+  """The taps one level deep that hold variables, in the module's order."""
+  return tuple(variables.get("params") or variables["batch_stats"])

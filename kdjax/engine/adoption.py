@@ -1,6 +1,6 @@
 """Teachers trained elsewhere, taken over as if trained here.
 
-From another workdir of kdjax, or from files of PyTorch.
+From another workdir of kdjax, from files of PyTorch, or as answers alone.
 """
 
 import contextlib
@@ -11,13 +11,17 @@ import sys
 
 from etils import epath
 import jax
+import numpy as np
 
 from kdjax import configs
 from kdjax import files
 from kdjax import readers
 from kdjax import workdirs
 from kdjax.engine import checkpoint
+from kdjax.engine import networks
 from kdjax.errors import UserError
+from kdjax.models import answerfile
+from kdjax.models import answers
 from kdjax.models import smp
 
 # What a teacher comes out of: fields, and groups of them.
@@ -30,7 +34,7 @@ def adopt(study, open_checkpoint):
   In a workdir fold and seed find their own, or the fold's first where it has no
   such seed. A file is every block's, or the fold's where its name has {fold}.
   A block that has a checkpoint keeps it. Does nothing where
-  `teacher_training.checkpoint` is empty.
+  `teacher_training.checkpoint` is empty and the teacher a network.
 
   Args:
     study: `studies.Study`.
@@ -42,11 +46,18 @@ def adopt(study, open_checkpoint):
       fit the teacher.
   """
   name = study.config.teacher_training.get("checkpoint", "")
+  answered = networks.is_answers(study.make_model("teacher"))
+  if answered:
+    name = study.make_model("teacher").folder
   if not name:
     return
   source = epath.Path(name).expanduser()
-  of_file = source.suffix in smp.ENDINGS
-  find = (_of_files if of_file else _of_workdir)(study, source)
+  if answered:
+    find, unseen = _of_answers(study), _told_unseen(study)
+  elif source.suffix in smp.ENDINGS:
+    find, unseen = _of_files(study, source), False
+  else:
+    find, unseen = _of_workdir(study, source), True
   digests = {}
   for block in study.blocks:
     with contextlib.closing(open_checkpoint(block)) as saved:
@@ -57,7 +68,7 @@ def adopt(study, open_checkpoint):
         saved.save(mine)
       digests[block.name] = mine.digest()
   if study.first:
-    record = {"from": str(source), "digests": digests, "unseen": not of_file}
+    record = {"from": str(source), "digests": digests, "unseen": unseen}
     workdirs.write_record(study.workdir, workdirs.TEACHERS, record)
   print(f"teacher: taken over from {source}.", file=sys.stderr)
 
@@ -77,6 +88,95 @@ def _of_files(study, source):
     return checkpoint.Progress(step=1, states=states, finished=True)
 
   return find
+
+
+def check_answers(study):
+  """Refuses answers that are not there, or that the grid cannot learn from.
+
+  Raises:
+    UserError: names the case or the field.
+  """
+  model = study.make_model("teacher")
+  if not networks.is_answers(model):
+    return
+  if not model.folder:
+    raise UserError("teacher.folder is empty: name where its answers are.")
+  if name := study.config.teacher_training.checkpoint:
+    raise UserError(
+      f"teacher_training.checkpoint={name}: teacher.name=Answers trains none; "
+      "empty it."
+    )
+  for arm in study.arms:
+    if arm.objective and arm.view != "cached":
+      raise UserError(
+        f"grid.view={arm.view} shows a teacher what it has not answered: "
+        "teacher.name=Answers takes cached alone."
+      )
+    if arm.source == "untrained":
+      raise UserError(
+        "grid.source=untrained asks a network, and teacher.name=Answers has "
+        "none: leave it out."
+      )
+  _told_unseen(study)
+  for fold in _folds(study):
+    _said(study, fold)
+
+
+def _of_answers(study):
+  """From a block to the `Progress` that holds what its teacher said."""
+
+  def find(block):
+    tables = {
+      name: {"table": table[None]}
+      for name, table in _said(study, block.fold).items()
+    }
+    best = {"best_params": {}, "best_batch_stats": tables}
+    states = {"trials": best, "regressors": {}}
+    return checkpoint.Progress(step=1, states=states, finished=True)
+
+  return find
+
+
+def _said(study, number):
+  """What the teacher of a fold said, tables of all cases: 0 where unasked."""
+  fold, cases = study.folds[number], study.dataset.cases
+  asked = sorted({*fold.train, *fold.test})
+  found = answers.tables(
+    study.make_model("teacher"),
+    tuple(cases[i] for i in asked),
+    number,
+    study.config.data.image_size,
+  )
+  tables = {}
+  for name, x in found.items():
+    tables[name] = np.zeros((len(cases), *x.shape[1:]), np.float32)
+    tables[name][asked] = x
+  return tables
+
+
+def _folds(study):
+  return tuple(dict.fromkeys(block.fold for block in study.blocks))
+
+
+def _told_unseen(study):
+  """Whether all folds' answers tell that no tested case trained their teacher.
+
+  Raises:
+    UserError: they tell of one that did.
+  """
+  told = True
+  for fold in _folds(study):
+    folder = answerfile.folder_of(study.make_model("teacher").folder, fold)
+    seen = answerfile.trained_on(folder)
+    told &= seen is not None
+    for i in study.folds[fold].test:
+      if study.dataset.cases[i] in (seen or ()):
+        raise UserError(
+          f"{folder / answerfile.TRAINED_ON}: the teacher of fold {fold} was "
+          f"trained on case {study.dataset.cases[i]}, which is tested here: "
+          "take answers of one that was not."
+        )
+  return told
 
 
 def _of_workdir(study, source):
@@ -137,7 +237,7 @@ def _check_unseen(study, source):
   digests = record.get("cases") or {}
   known = lambda name: name if same else digests.get(name)
   ours = dataset.cases if same else dataset.digests
-  for fold in dict.fromkeys(block.fold for block in study.blocks):
+  for fold in _folds(study):
     if fold >= len(record["folds"]):
       raise UserError(
         f"teacher_training.checkpoint={source} has no fold {fold}: it has "

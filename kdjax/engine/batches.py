@@ -23,7 +23,7 @@ def networks(answers):
   return tuple(dict.fromkeys(_NETWORKS[source] for _, source in answers))
 
 
-def answer(block, data, cases, *, teacher, teacher_taps, normalise):
+def answer(block, data, cases, *, teacher, teacher_taps, look):
   """What a block's teacher says of images as they are.
 
   Args:
@@ -32,15 +32,14 @@ def answer(block, data, cases, *, teacher, teacher_taps, normalise):
     cases: `[E]`, rows of `data`.
     teacher: linen module.
     teacher_taps: taps of the teacher that the grid's objectives need.
-    normalise: from images in [0, 1] to the teacher's input.
+    look: from data and cases to the teacher's input.
 
   Returns:
     `(logits, features)`: `[E, S, S, K]`, and a dict from tap to
     `[E, h, h, C]`.
   """
-  images = normalise(data["images"][cases].astype(float) / 255.0)
   logits, features, _ = taps.apply(
-    teacher, block["teacher"], images, taps=teacher_taps
+    teacher, block["teacher"], look(data, cases), taps=teacher_taps
   )
   return logits, features
 

@@ -34,6 +34,8 @@ def make_model(spec, engine, role, batch_axis=None):
   attributes = spec.to_dict()
   name = attributes.pop("name", None)
   network = _find(name, role)
+  if role == "student" and network is models.Answers:
+    raise UserError("student.name=Answers: what answers cannot be trained.")
   known = {
     field.name: _attribute(field.type)
     for field in dataclasses.fields(network)
@@ -100,8 +102,28 @@ def parameters(config):
   return {"Teacher": count["teacher"], **students}
 
 
+def is_answers(model):
+  """Whether it takes cases where others take images, and cannot be trained."""
+  return isinstance(model, models.Answers)
+
+
+def refuse_answers(config, what):
+  """Refuses a teacher that only answers, for what has to run it.
+
+  Raises:
+    UserError: it is one.
+  """
+  if models.MODELS.get(config.teacher.get("name")) is models.Answers:
+    raise UserError(
+      f"{what} runs the teacher, of which teacher.name=Answers has only what "
+      "it said: name a network."
+    )
+
+
 def blank(model, config):
-  """Zeros in the shape of one image, `[1, S, S, C]`."""
+  """Zeros in the shape of one image, `[1, S, S, C]`, or of one case, `[1]`."""
+  if is_answers(model):
+    return jnp.zeros((1,), jnp.int32)
   side = config.data.image_size
   return jnp.zeros((1, side, side, model.in_channels))
 

@@ -105,7 +105,7 @@ def _over_arms(layout, function):
   def lifted(x, y, *shared):
     arm = lambda own: function(*own, *shared)
     # Once arms rest there are fewer than the layout was made for.
-    turns = -(-len(jax.tree.leaves(x)[0]) // layout.together)
+    turns = -(-len(jax.tree.leaves((x, y))[0]) // layout.together)
     return _turn_by_turn(turns, jax.vmap(arm), (x, y))
 
   return lifted

@@ -150,11 +150,10 @@ class Programs:
     self.schedule = schedules.make(training, self.steps_per_epoch)
     self.init = make_init(study, stage.role, regressors)
     self.init_teacher = make_init(study, "teacher", {})
-    normalise = study.make_normalise(stage.role)
     rendering = {
       "views": trials.views(stage.arms),
       "render": functools.partial(views.render, settings=config.views),
-      "normalise": normalise,
+      "normalise": study.make_normalise(stage.role),
       "teacher_normalise": study.make_normalise("teacher"),
     }
     self.render_batch = jax.jit(
@@ -185,7 +184,7 @@ class Programs:
     self.answer = parallel.make_answer(
       self.layout,
       functools.partial(
-        batches.answer, **teaching, normalise=study.make_normalise("teacher")
+        batches.answer, **teaching, look=study.make_look("teacher")
       ),
     )
     self.finish_epoch = parallel.make_finish_epoch(
@@ -197,16 +196,17 @@ class Programs:
       ),
     )
     plain = study.make_model(stage.role)
+    look = study.make_look(stage.role)
 
     def evaluate(params, batch_stats, data, chunk):
-      images = normalise(data["images"][chunk["cases"]].astype(float) / 255.0)
+      images = look(data, chunk["cases"])
       masks = data["masks"][chunk["cases"]].astype(jnp.int32)
       return steps.evaluate(
         params, batch_stats, images, masks, chunk["weights"], model=plain
       )
 
     def predict(params, batch_stats, data, chunk):
-      images = normalise(data["images"][chunk["cases"]].astype(float) / 255.0)
+      images = look(data, chunk["cases"])
       return steps.predict(params, batch_stats, images, model=plain)
 
     self.evaluate = parallel.make_evaluate(self.layout, evaluate)

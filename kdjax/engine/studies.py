@@ -18,6 +18,7 @@ from kdjax.data import views
 from kdjax.distill import axes
 from kdjax.distill import pathways
 from kdjax.distill import trials
+from kdjax.engine import adoption
 from kdjax.engine import checks
 from kdjax.engine import convolution
 from kdjax.engine import networks
@@ -134,6 +135,15 @@ class Study:
       statistics=model.normalisation,
     )
 
+  def make_look(self, role):
+    """From the data and the numbers of cases to what `role`'s network takes."""
+    if networks.is_answers(self.make_model(role)):
+      return lambda data, cases: cases
+    normalise = self.make_normalise(role)
+    return lambda data, cases: normalise(
+      data["images"][cases].astype(float) / 255.0
+    )
+
   def load_weights(self, role):
     """What `role` starts from instead of random weights, see `pretrained`."""
     return pretrained.load(self.make_model(role))
@@ -210,6 +220,7 @@ def make_study(config, workdir, dataset=None):
     raise UserError("folds or seeds has a number twice: give each once.")
   study = Study(config, epath.Path(workdir), dataset, folds, blocks, arms)
   checks.check_validation(study)
+  adoption.check_answers(study)
   checks.check_models(study)
   for stage in (study.teacher_stage, study.student_stage):
     stages.make_layout(study, stage, len(blocks))

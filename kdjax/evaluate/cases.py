@@ -13,7 +13,7 @@ def write(study, teachers, students):
 
   Args:
     study: `Study`.
-    teachers: best states by block, as `course.train` returns them.
+    teachers: best states by block, as `course.train` returns them; or None.
     students: the same.
   """
   print("test: every fold's test cases by every model.", file=sys.stderr)
@@ -22,7 +22,7 @@ def write(study, teachers, students):
     (study.teacher_stage, teachers),
     (study.student_stage, students),
   ):
-    for block, of_block in loop.predict(study, stage, best):
+    for block, of_block in loop.predict(study, stage, best) if best else ():
       for arm, of_arm in zip(stage.arms, of_block, strict=True):
         rows += _rows(study, block, arm.name, of_arm)
         margins += list(of_arm > 0)

@@ -12,6 +12,7 @@ from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
+from kdjax.engine import networks
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.evaluate import cases
@@ -87,9 +88,12 @@ def write(source, study):
       there before.
   """
   source = epath.Path(source)
+  every = [study.teacher_stage, study.student_stage]
+  if networks.is_answers(study.make_model("teacher")):
+    every[0] = None  # Nobody can ask it about these.
   teachers, students = (
-    {block: _best(source, stage, block) for block in study.blocks}
-    for stage in (study.teacher_stage, study.student_stage)
+    stage and {block: _best(source, stage, block) for block in study.blocks}
+    for stage in every
   )
   _claim(source, study)
   for name in _OF_TRAINING:

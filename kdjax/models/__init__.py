@@ -1,5 +1,6 @@
 """Linen modules from images to logits; they know nothing of distillation."""
 
+from kdjax.models.answers import Answers
 from kdjax.models.decoders import EncoderUNet
 from kdjax.models.decoders import UNetPlusPlus
 from kdjax.models.unet import UNet
@@ -9,4 +10,5 @@ MODELS = {
   "UNet": UNet,
   "EncoderUNet": EncoderUNet,
   "UNetPlusPlus": UNetPlusPlus,
+  "Answers": Answers,
 }

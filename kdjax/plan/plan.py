@@ -14,6 +14,7 @@ import numpy as np
 
 from kdjax.data import pipeline
 from kdjax.engine import convolution
+from kdjax.engine import networks
 from kdjax.engine import processes
 from kdjax.engine import stages
 from kdjax.engine import studies
@@ -152,6 +153,7 @@ _TRAININGS = ("teacher_training", "student_training")
 
 def make_study(config, dataset, platform="tpu"):
   """The study that `train` would run there, but from random weights."""
+  networks.refuse_answers(config, "plan")
   # What "auto" is there; asked here, it would be what suits this machine.
   auto = config.engine.lowering == "auto"
   lowering = convolution.ON_ACCELERATORS[platform]
