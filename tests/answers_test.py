@@ -5,9 +5,15 @@ import re
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
+from kdjax import configs
+from kdjax import run
 from kdjax import workdirs
+from kdjax.bench import run as bench
+from kdjax.data import pipeline
+from kdjax.deploy import export
 from kdjax.distill import taps
 from kdjax.engine import adoption
 from kdjax.engine import course
@@ -15,6 +21,7 @@ from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.evaluate import cases
 from kdjax.models import folding
+from kdjax.plan import plan
 from tests import conftest
 
 TAPS = ("encoder3",)
@@ -308,3 +315,36 @@ def test_the_readmes_lines_write_answers_from_pytorch(tmp_path, monkeypatch):
   np.testing.assert_allclose(said[test, ..., 1], whole[test], atol=1e-3)
   history = workdirs.rows(study.workdir, workdirs.HISTORY)
   assert {x["arm"] for x in history} == {"Student", "L_KLD_Cached"}
+
+
+@pytest.mark.slow
+def test_a_study_of_answers_is_reported_exported_and_tested(tmp_path):
+  """By what a user calls; what needs the teacher itself says so."""
+  cache = ("data.cache_dir", str(tmp_path / "cache"))
+  config = configs.load(
+    "configs/paper.py:tiny", [cache, ("engine.lowering", "plain")]
+  )
+  dataset = pipeline.load(config.data)
+  margins = np.where(dataset.masks, 4.0, -4.0).astype(np.float16)[..., None]
+  write(tmp_path / "answers", {"logits": margins}, dataset.cases)
+  with config.unlocked():
+    config.teacher = dict(name="Answers", folder=str(tmp_path / "answers"))
+    config.grid.update(pathway=("L",), loss=("KLD",), view=("cached",))
+  found = run.train(config, tmp_path / "run")
+  assert list(found.models) == ["Teacher", "Student", "L_KLD_Cached"]
+  row = found.table.set_index("model").loc["Teacher"]
+  assert row["dice_mean"] > 0.8  # It said what the masks say, 32 x 32.
+  assert pd.isna(row["parameters"])
+  assert any("is not known" in x and "answers" in x for x in found.notes)
+  with pytest.raises(UserError, match="--arm=Teacher: .* has arms L_KLD"):
+    export.write(tmp_path / "run", tmp_path / "x.onnx", arm="Teacher")
+  other = run.test(
+    tmp_path / "run", (("data.seed", "7"), ("data.num_cases", "9"))
+  )
+  assert set(other.per_case["model"]) == {"Student", "L_KLD_Cached"}
+  for refuse in (
+    lambda: plan.make_study(config, dataset),
+    lambda: bench.write(config, tmp_path / "b", 1, False, ("alone",), (1,)),
+  ):
+    with pytest.raises(UserError, match="runs the teacher, of which"):
+      refuse()

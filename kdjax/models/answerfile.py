@@ -23,7 +23,6 @@ def folder_of(folder, fold):
   return pathlib.Path(folder.replace("{fold}", str(fold))).expanduser()
 
 
-@functools.lru_cache(maxsize=8)
 def read(folder, cases, classes):
   """The answers about `cases`, a dict from name to `[M, h, w, C]` float32.
 

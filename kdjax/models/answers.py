@@ -83,7 +83,7 @@ def tables(model, cases, fold, side):
     From a name to `[M, h, w, C]`, the tables of its `Said`.
   """
   folder = answerfile.folder_of(model.folder, fold)
-  found = dict(answerfile.read(folder, cases, model.num_classes))
+  found = answerfile.read(folder, cases, model.num_classes)
   logits = found[answerfile.LOGITS]
   size = (len(logits), side, side, model.num_classes)
   if logits.shape != size:
