@@ -45,10 +45,10 @@ def adopt(study, open_checkpoint):
       asks for, or were trained on a case that is tested here; a file does not
       fit the teacher.
   """
-  name = study.config.teacher_training.get("checkpoint", "")
-  answered = networks.is_answers(study.make_model("teacher"))
-  if answered:
-    name = study.make_model("teacher").folder
+  model = study.make_model("teacher")
+  answered = networks.is_answers(model)
+  training = study.config.teacher_training
+  name = model.folder if answered else training.get("checkpoint", "")
   if not name:
     return
   source = epath.Path(name).expanduser()
