@@ -36,7 +36,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 # comes last, or one worker would wait for the other at the end.
 _LONGEST = (
   "chaos_test cli_test grid_test processes_test launch_test tpu_test "
-  "peer_test bench_test buckets_test"
+  "peer_test bench_test buckets_test search_test shares_test answers_test"
 ).split()
 
 
