@@ -8,9 +8,9 @@ import pytest
 from kdjax.distill import trials
 from kdjax.engine import batches
 from kdjax.engine import course
+from kdjax.engine import fitting
 from kdjax.engine import layouts
 from kdjax.engine import loop
-from kdjax.engine import stages
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.report import results
@@ -132,7 +132,7 @@ def test_every_source_matters_and_a_control_does_not_depend_on_its_neighbours(
 def test_swapped_needs_another_case_and_a_whole_batch(tmp_path):
   study = make_study(tmp_path, ("L_KLD_Swapped",))
   with pytest.raises(UserError, match="L_KLD_Swapped compares the cases"):
-    stages.make_layout(study, study.student_stage, 1, jax.devices()[:2])
+    fitting.make_layout(study, study.student_stage, 1, jax.devices()[:2])
   config = conftest.make_config()
   config.grid.source = ("swapped",)
   config.student_training.batch_size = 1

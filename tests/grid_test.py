@@ -12,6 +12,7 @@ import pytest
 from kdjax.distill import axes
 from kdjax.engine import checkpoint
 from kdjax.engine import course
+from kdjax.engine import fitting
 from kdjax.engine import interruption
 from kdjax.engine import lanes
 from kdjax.engine import layouts
@@ -257,9 +258,9 @@ def test_a_trial_that_no_device_has_memory_for_is_named(on_devices, tmp_path):
   stage = study.student_stage
   error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
   with pytest.raises(UserError, match="lower student_training.batch_size"):
-    stages.with_fewer(study, stage, error)
+    fitting.with_fewer(study, stage, error)
   with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-    stages.with_fewer(study, stage, jax.errors.JaxRuntimeError("INTERNAL"))
+    fitting.with_fewer(study, stage, jax.errors.JaxRuntimeError("INTERNAL"))
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ import pytest
 from kdjax.data import views
 from kdjax.deploy import trained
 from kdjax.engine import course
+from kdjax.engine import fitting
 from kdjax.engine import levels
 from kdjax.engine import loop
-from kdjax.engine import stages
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.models import own
@@ -119,5 +119,5 @@ def test_what_cannot_be_is_refused(fields, said, tmp_path):
 def test_a_batch_of_theirs_is_not_split(tmp_path):
   study = make_study(tmp_path)
   for stage, devices in ((study.teacher_stage, 1), (study.student_stage, 4)):
-    layout = stages.make_layout(study, stage, 1, jax.devices()[:4])
+    layout = fitting.make_layout(study, stage, 1, jax.devices()[:4])
     assert not layout.split_batch and len(layout.devices) == devices

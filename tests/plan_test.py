@@ -13,6 +13,7 @@ from configs import paper
 from kdjax import cli
 from kdjax.engine import convolution
 from kdjax.engine import course
+from kdjax.engine import fitting
 from kdjax.engine import stages
 from kdjax.errors import UserError
 from kdjax.plan import chips
@@ -132,11 +133,11 @@ def cost(gib=1.0, flops=1e12, traffic=1e9):
 WIDTH = {"float32": 4, "bfloat16": 2}
 
 
-def fitting(student, teacher=1):
+def fits(student, teacher=1):
   """Stands in for the compiler: GiB of a trial, in float32, by stage."""
 
   def compile_stage(study, stage, devices):
-    layout = stages.make_layout(study, stage, len(study.blocks), devices)
+    layout = fitting.make_layout(study, stage, len(study.blocks), devices)
     trials = layout.block_ids.shape[1] * layout.together
     each = teacher if stage.name == "teacher" else student
     needed = each * trials * WIDTH[study.config.engine.dtype] / 4
@@ -158,7 +159,7 @@ def fitting(student, teacher=1):
 
 
 def make_plan(monkeypatch, *gib, **engine):
-  monkeypatch.setattr(compiled, "compile_stage", fitting(*gib))
+  monkeypatch.setattr(compiled, "compile_stage", fits(*gib))
   config = paper.get_config("tiny")
   config.folds, config.seeds = (0, 1), (0, 1, 2, 3)
   config.engine.update(engine)
@@ -212,7 +213,7 @@ def test_a_host_of_many_is_planned_with_its_share(monkeypatch):
   devices = tuple(types.SimpleNamespace(process_index=i // 2) for i in range(8))
   host = tuple(types.SimpleNamespace(platform="tpu") for _ in range(2))
   where = dataclasses.replace(SLICE, devices=devices, host=host)
-  compile_one, seen = fitting(1), set()
+  compile_one, seen = fits(1), set()
 
   def compile_stage(study, stage, given):
     assert given == host

@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import sys
-import time
 
 import absl.logging
 from etils import epath
@@ -280,42 +279,6 @@ def _absolute(folder):
   """As Orbax wants it; a bucket's would be taken for a name in this folder."""
   folder = epath.Path(folder)
   return folder if files.is_bucket(folder) else folder.resolve()
-
-
-class Cadence:
-  """When to save, and what saving has cost."""
-
-  def __init__(self, engine):
-    self._engine = engine
-    self._epochs = 0
-    self._last = self._begun = time.monotonic()
-    self.saves = 0
-    self.seconds = 0.0
-
-  def due(self):
-    """Whether an epoch that ends now should be saved."""
-    self._epochs += 1
-    minutes = (time.monotonic() - self._last) / 60
-    by_epochs = self._engine.checkpoint_epochs
-    return minutes >= self._engine.checkpoint_minutes or (
-      by_epochs and self._epochs >= by_epochs
-    )
-
-  @contextlib.contextmanager
-  def saving(self):
-    """Times a save in its body, and counts anew from it."""
-    begun = time.monotonic()
-    yield
-    self._last = time.monotonic()
-    self._epochs = 0
-    self.saves += 1
-    self.seconds += self._last - begun
-
-  def __str__(self):
-    total = time.monotonic() - self._begun
-    return (
-      f"checkpoints: {self.saves} saves, {self.seconds:.2f} s of {total:.0f} s"
-    )
 
 
 def _first_line(error):

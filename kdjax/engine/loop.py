@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from kdjax import workdirs
 from kdjax.engine import checkpoint
+from kdjax.engine import fitting
 from kdjax.engine import interruption
+from kdjax.engine import saves
 from kdjax.engine import scalars
 from kdjax.engine import stages
 from kdjax.engine import waves
@@ -37,7 +39,7 @@ def run_stage(study, stage, teachers=None):
     try:
       return _train_blocks(study, stage, teachers)
     except jax.errors.JaxRuntimeError as error:
-      study = stages.with_fewer(study, stage, error)
+      study = fitting.with_fewer(study, stage, error)
 
 
 def _train_blocks(study, stage, teachers):
@@ -53,7 +55,7 @@ def _train_blocks(study, stage, teachers):
     if todo:
       programs = stages.Programs(study, stage, len(todo))
       rounds = _rounds(programs, todo, progress)
-      cadence = checkpoint.Cadence(study.config.engine)
+      cadence = saves.Cadence(study.config.engine)
       with _bar(programs, stage, rounds) as bar:
         for blocks in rounds:
           # No name holds a wave's states while the next one's are made.
@@ -263,7 +265,7 @@ def predict(study, stage, best):
       wave = left[: programs.layout.wave]
       margins = _predict_wave(programs, wave, best)
     except jax.errors.JaxRuntimeError as error:
-      study, programs = stages.with_fewer(study, stage, error), None
+      study, programs = fitting.with_fewer(study, stage, error), None
       continue
     for block, of_block in zip(wave, margins, strict=False):
       yield block, of_block[:, : len(study.folds[block.fold].test)]

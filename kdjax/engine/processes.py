@@ -15,9 +15,9 @@ import jax
 
 from kdjax import workdirs
 from kdjax.engine import checkpoint
+from kdjax.engine import fitting
 from kdjax.engine import rendezvous
 from kdjax.engine import rungs
-from kdjax.engine import stages
 from kdjax.errors import UserError
 
 BEAT = 5.0  # Seconds between two signs of life.
@@ -97,7 +97,7 @@ def take(study, share):
   mine = dataclasses.replace(study, blocks=blocks, first=share.first)
   for stage in (study.teacher_stage, study.student_stage):
     if blocks and share.count > 1:
-      stages.make_layout(mine, stage, len(blocks))
+      fitting.make_layout(mine, stage, len(blocks))
   return mine
 
 

@@ -21,6 +21,7 @@ from kdjax.distill import trials
 from kdjax.engine import adoption
 from kdjax.engine import checks
 from kdjax.engine import convolution
+from kdjax.engine import fitting
 from kdjax.engine import networks
 from kdjax.engine import rungs
 from kdjax.engine import stages
@@ -223,7 +224,7 @@ def make_study(config, workdir, dataset=None):
   adoption.check_answers(study)
   checks.check_models(study)
   for stage in (study.teacher_stage, study.student_stage):
-    stages.make_layout(study, stage, len(blocks))
+    fitting.make_layout(study, stage, len(blocks))
   return study
 
 

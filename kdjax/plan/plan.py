@@ -14,9 +14,9 @@ import numpy as np
 
 from kdjax.data import pipeline
 from kdjax.engine import convolution
+from kdjax.engine import fitting
 from kdjax.engine import networks
 from kdjax.engine import processes
-from kdjax.engine import stages
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.plan import chips
@@ -133,7 +133,7 @@ def trials_to_try(study, stage, devices):
   """`(trials, settings)`: how many are in memory at once, the most first."""
   settings = {}
   while True:
-    layout = stages.make_layout(
+    layout = fitting.make_layout(
       study.changed(settings), stage, len(study.blocks), devices
     )
     yield layout.block_ids.shape[1] * layout.together, settings
