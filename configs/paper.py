@@ -25,8 +25,9 @@ def get_config(size="full"):
 
   # Data. The phantom stands in for images that may not be redistributed.
   config.data = dict(
-    name="phantom",  # Or "folder", for images on disk.
+    name="phantom",  # Or "folder", for images on disk, or "tfds:NAME".
     dir="",
+    features=("image", "mask"),  # Of TFDS; then perhaps label and group.
     mask_name="{}",  # Of a mask's file, by its image's: "{}_mask".
     masks="same",  # Or "resize": fit masks of another size.
     group="",  # What of a case's name is the patient: r"p\d+".

@@ -244,7 +244,12 @@ def read(workdir):
 
 # What an older kdjax did where it had no such field.
 _NEW = {
-  "data": {"mask_name": "{}", "masks": "same", "group": ""},
+  "data": {
+    "mask_name": "{}",
+    "masks": "same",
+    "group": "",
+    "features": ["image", "mask"],
+  },
   "grid": {
     "soft_dice": [0.0],
     "source": ["trained"],

@@ -33,8 +33,16 @@ _TRAINING = {
 
 FIELDS = {
   "data": {
-    "name": Field("phantom, or folder for images on disk", str),
-    "dir": Field("where the folder is", str),
+    "name": Field(
+      "phantom; folder, for images on disk; or tfds:NAME, prepared by TFDS", str
+    ),
+    "dir": Field("where the folder is, or TFDS' data_dir", str),
+    "features": Field(
+      "of a data set of TFDS: what it calls image, mask, label and group; "
+      "shorter, or empty, where it has none",
+      str,
+      many=True,
+    ),
     "mask_name": Field(
       "of a mask in the folder: its image's name in another, such as {}_mask",
       str,

@@ -32,6 +32,7 @@ def config(tmp_path, **changes):
       mask_name="{}",
       masks="same",
       group="",
+      features=("image", "mask"),
       classes=(),
       image_size=16,
       num_cases=4,
@@ -278,7 +279,7 @@ pipeline.load(ml_collections.ConfigDict({config(tmp_path).to_dict()}))
 @pytest.mark.parametrize(
   "changes, said",
   [
-    (dict(name="busi"), "data.name='busi' is unknown; choose phantom or"),
+    (dict(name="busi"), "data.name='busi' is unknown; choose phantom, "),
     (dict(dir=""), "data.dir is empty"),
     (dict(image_size=0), "data.image_size=0"),
     (dict(name="phantom", num_cases=0), "data.num_cases=0"),

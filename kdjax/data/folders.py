@@ -52,13 +52,13 @@ class FolderConfig(tfds.core.BuilderConfig):
     return cls(name=name, cases=tuple(cases), sizes=sizes)
 
 
-class Folder(tfds.core.GeneratorBasedBuilder):
-  """Cases from a folder: name, label, group, image and mask as greyscale PNG.
+class Cases(tfds.core.GeneratorBasedBuilder):
+  """Cases: name, label, group, image and mask as greyscale PNG.
 
   `info.metadata["notes"]` lists what a reader of the results should know.
   """
 
-  VERSION = tfds.core.Version("1.0.0")
+  # TFDS makes no data set of what has no name of its own.
   BUILDER_CONFIGS = []
 
   def _info(self):
@@ -85,6 +85,22 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     # "all" is what TFDS calls the union of splits, so a split may not be.
     return {"cases": self._generate_examples()}
 
+  def _note(self, tally):
+    """Keeps what was tallied; after the last example, before TFDS saves it."""
+    self.info.metadata["notes"] = [
+      f"{tally[key]} {text}" for key, text in _NOTES.items() if tally[key]
+    ]
+
+
+class Folder(Cases):
+  """Cases from a folder: name, label, group, image and mask as greyscale PNG.
+
+  `info.metadata["notes"]` lists what a reader of the results should know.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = []
+
   def _generate_examples(self):
     config = self.builder_config
     cases = config.cases
@@ -107,10 +123,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
           "mask": images.png(mask.astype(np.uint8) * 255),
         },
       )
-    # TFDS saves the metadata after the last example, so this is in time.
-    self.info.metadata["notes"] = [
-      f"{tally[key]} {text}" for key, text in _NOTES.items() if tally[key]
-    ]
+    self._note(tally)
 
 
 _NOTES = {

@@ -37,14 +37,27 @@ def read(paths, size, *, sizes="same", tally=None):
   union = np.zeros(size, bool)
   tally = {} if tally is None else tally
   for path in map(pathlib.Path, paths):
-    mask, cut = _decide(path, images.read_grey(path))
-    if cut:
-      tally["cut"] = tally.get("cut", 0) + 1
-    if mask.shape != tuple(size):
-      mask = _resized(path, mask, size, sizes)
-      tally["resized"] = tally.get("resized", 0) + 1
-    union |= mask
+    union |= fit(path, images.read_grey(path), size, sizes, tally)
   return union
+
+
+def fit(where, values, size, sizes, tally):
+  """The lesion in the values `[h, w]` of one mask, see `read`: bool `[H, W]`.
+
+  Args:
+    where: what the mask is called in an error.
+    values: whole numbers.
+    size: `(H, W)`.
+    sizes: one of `SIZES`.
+    tally: a Counter, or its like.
+  """
+  mask, cut = _decide(where, values)
+  if cut:
+    tally["cut"] = tally.get("cut", 0) + 1
+  if mask.shape != tuple(size):
+    mask = _resized(where, mask, size, sizes)
+    tally["resized"] = tally.get("resized", 0) + 1
+  return mask
 
 
 def _decide(path, values):

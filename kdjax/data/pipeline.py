@@ -15,6 +15,7 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from kdjax.data import folders
+from kdjax.data import foreign
 from kdjax.data import images
 from kdjax.data import listing
 from kdjax.data import masks
@@ -51,13 +52,14 @@ def load(data):
   of its area is.
 
   Args:
-    data: name ("phantom" or "folder"), dir, mask_name, group and masks (of a
-      folder: see `listing.find` and `masks.read`), classes (the labels to keep,
-      all when empty), image_size (S), num_cases and seed (of the phantom),
-      cache_dir.
+    data: name ("phantom", "folder" or "tfds:NAME"), dir, mask_name, group and
+      masks (of a folder: see `listing.find` and `masks.read`), features (of
+      TFDS, see `foreign`), classes (the labels to keep, all when empty),
+      image_size (S), num_cases and seed (of the phantom), cache_dir.
 
   Raises:
-    UserError: an unknown name or class; whatever `listing` and `masks` refuse;
+    UserError: an unknown name or class; whatever `listing`, `masks` and
+      `foreign` refuse;
       a cache that cannot be written or read.
   """
   if data.image_size < 1:
@@ -116,9 +118,19 @@ def _choose(data, cache):
     return "phantom", functools.partial(
       phantom.Phantom, data_dir=cache, config=config
     )
+  if data.masks not in masks.SIZES:
+    raise UserError(
+      f"data.masks={data.masks!r}: choose {' or '.join(masks.SIZES)}"
+    )
+  if data.name.startswith(foreign.PREFIX):
+    name = data.name.removeprefix(foreign.PREFIX)
+    config = foreign.ForeignConfig.of(name, data.dir, data.features, data.masks)
+    return config.source.info.name, functools.partial(
+      foreign.Foreign, data_dir=cache, config=config
+    )
   if data.name != "folder":
     raise UserError(
-      f"data.name={data.name!r} is unknown; choose phantom or folder"
+      f"data.name={data.name!r} is unknown; choose phantom, folder or tfds:NAME"
     )
   if not data.dir:
     raise UserError("data.dir is empty; set it to the folder with the images")
@@ -127,10 +139,6 @@ def _choose(data, cache):
     raise UserError(
       f"data.cache_dir={cache} is inside data.dir, which is never written to; "
       "choose another place"
-    )
-  if data.masks not in masks.SIZES:
-    raise UserError(
-      f"data.masks={data.masks!r}: choose {' or '.join(masks.SIZES)}"
     )
   found = listing.find(folder, data.mask_name, data.group)
   config = folders.FolderConfig.of(found, data.masks)
