@@ -85,6 +85,7 @@ def numbers(workdir, name, model):
   )
 
 
+@pytest.mark.slow
 def test_answers_teach_what_their_teacher_teaches(taught, tmp_path):
   study = make_study(make_config(taught / "answers{fold}"), tmp_path / "run")
   cases.write(study, *course.train(study))
@@ -285,6 +286,7 @@ def test_a_teacher_that_saw_a_tested_case_is_refused(tmp_path):
     make_study(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_readmes_lines_write_answers_from_pytorch(tmp_path, monkeypatch):
   torch = pytest.importorskip("torch")
   (lines,) = [

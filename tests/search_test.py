@@ -157,6 +157,7 @@ def searched(tmp_path_factory):
     return Searched(tmp_path_factory.mktemp("searched"), "float64")
 
 
+@pytest.mark.slow
 def test_a_search_says_what_it_did(searched):
   rows = searched.rows
   counts = rows.groupby(["rung", "arm", "fold"])["draw"].count()
@@ -177,6 +178,7 @@ def test_a_search_says_what_it_did(searched):
   assert rates["learning_rate"].nunique().max() == 1  # The same in all folds.
 
 
+@pytest.mark.slow
 def test_an_untuned_arm_knows_nothing_of_the_search(searched, tmp_path):
   config = make_config("float64")
   config.folds = (0, 1)
@@ -193,6 +195,7 @@ def test_an_untuned_arm_knows_nothing_of_the_search(searched, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_draw_alone_equals_the_draw_in_the_search(searched, tmp_path):
   """And so does the tuned arm, trained anew with what was found."""
   study, rows = searched.study, searched.rows
@@ -228,6 +231,7 @@ def test_a_draw_alone_equals_the_draw_in_the_search(searched, tmp_path):
       )
 
 
+@pytest.mark.slow
 def test_what_is_tested_chooses_no_draw(searched, tmp_path):
   """Masks of test cases that say the contrary change nothing."""
 
@@ -255,6 +259,7 @@ def test_what_is_tested_chooses_no_draw(searched, tmp_path):
   assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_finished_search_is_read_and_not_run(searched):
   study = searched.study
   before = {
@@ -271,6 +276,7 @@ def test_a_finished_search_is_read_and_not_run(searched):
   assert after == before
 
 
+@pytest.mark.slow
 def test_what_a_search_takes_is_known(searched):
   seconds = course.search_seconds(searched.study)
   assert set(seconds) == set(ARMS[1:])

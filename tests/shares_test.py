@@ -37,6 +37,7 @@ def train(study):
   return teachers, frame[frame["stage"] == "student"]
 
 
+@pytest.mark.slow
 def test_the_share_is_that_of_the_gradients(tmp_path):
   """By autodiff of the two losses on the first batch, without the grid."""
   with jax.enable_x64(True):
@@ -91,6 +92,7 @@ def test_the_share_is_that_of_the_gradients(tmp_path):
   assert (student["alpha"] == 0).all() and student["distill_share"].iloc[0] == 0
 
 
+@pytest.mark.slow
 def test_every_arm_gets_the_share_that_it_asks_for(tmp_path):
   with jax.enable_x64(True):
     study = make_study(tmp_path, share=(0.3,), epochs=40)
@@ -106,6 +108,7 @@ def test_every_arm_gets_the_share_that_it_asks_for(tmp_path):
   assert last.nunique() == 3 and not last.eq(0.5).any()
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing_and_compiles_nothing(tmp_path, monkeypatch):
   traces, update = [], steps.update
 
@@ -130,6 +133,7 @@ def test_measuring_changes_nothing_and_compiles_nothing(tmp_path, monkeypatch):
   assert shown[columns].equals(blind[columns])
 
 
+@pytest.mark.slow
 def test_a_share_is_held_alike_alone_and_after_a_stop(tmp_path, monkeypatch):
   with jax.enable_x64(True):
     study = make_study(tmp_path / "whole", share=(0.3,))
