@@ -232,9 +232,15 @@ def _turn(programs):
   turn = lambda x, axis: jax.ShapeDtypeStruct(
     (devices, x.shape[axis] // turns, *x.shape[axis + 1 :]), x.dtype
   )
+  of_blocks = functools.partial(jax.tree.map, lambda x: turn(x, 2))
+  of_devices = functools.partial(jax.tree.map, lambda x: turn(x, 1))
   return (
-    jax.tree.map(lambda x: turn(x, 2), states),  # From [D, N, turns * P, ...].
-    jax.tree.map(lambda x: turn(x, 1), own),  # From [D, turns * P].
+    of_blocks(states),  # From [D, N, turns * P, ...].
+    own.replace(
+      trials=of_blocks(own.trials),
+      list=of_devices(own.list),  # From [D, turns].
+      owners=of_devices(own.owners),
+    ),
     *_shapes((batch["counts"], *prepared), 0, devices),
   )
 
