@@ -1,10 +1,12 @@
 """Does distillation help a student that was tuned as much as the distilled?
 
-Six arms of `busi_cpu` and their Student, each untuned and tuned: every one of
-them gets the same draws of learning rate, weight of soft Dice, and weight and
-temperature of distillation where it reads them, in every fold anew. The best of
-its draws on the fold's validation images is trained anew with each seed. About
-eight hours on two cores, by what `busi_cpu` takes.
+Five arms of three pathways and two losses, and their Student, each untuned and
+tuned: every one of them gets the same draws of learning rate, weight of soft
+Dice, and weight and temperature of distillation where it reads them, in every
+fold anew. The best of its draws on the fold's validation images is trained anew
+with each seed. Small, so that two cores need some two hours: 64 x 64, twelve
+epochs. `--config.data.image_size=96 --config.student_training.max_epochs=30
+--config.search.epochs=10,20` is `busi_cpu`'s size, and takes six times as long.
 
 Run, with the images of `busi_cpu` in DIR:
 
@@ -21,10 +23,16 @@ def get_config(size="full"):
   """Returns the study; size "tiny" trains in seconds on the phantom."""
   config = busi_cpu.get_config()
   config.seeds = (0, 1)
-  config.grid.tuning = ("untuned", "tuned")
-  config.student_training.max_epochs = 20
-  # 12 draws for 6 epochs and 4 for 13 are 3.1 times what two seeds take.
-  config.search.epochs = (6, 13)
+  config.data.image_size = 64
+  config.grid.update(
+    loss=("KLD", "CWD"),
+    pair=(("encoder3", "encoder3"),),  # 8 x 8 positions.
+    tuning=("untuned", "tuned"),
+  )
+  config.teacher_training.max_epochs = 15
+  config.student_training.max_epochs = 12
+  # 12 draws for 4 epochs and 4 for 8 are 3.3 times what two seeds take.
+  config.search.epochs = (4, 8)
   config.search.space.soft_dice = "0.1 to 10"
   if size == "tiny":
     config.grid.update(pathway=("L", "HReg"), loss=("KLD",))

@@ -270,7 +270,8 @@ def make_layout(
     blocks: number of blocks.
     batch_size: of a trial.
     blocks_at_once: on one device; 0 is all on an accelerator, one on a CPU.
-    arms_at_once: of a block, stepped together on one device; 0 is all.
+    arms_at_once: of a block, stepped together on one device; 0 is all, but on
+      a CPU `dealing.alike`.
     devices: default all of this process.
 
   Raises:
@@ -299,6 +300,8 @@ def make_layout(
     )
   block_shards, arm_shards = dealing.split(arms, blocks, len(devices))
   n = min(blocks_at_once or (blocks if scan else 1), -(-blocks // block_shards))
+  if not (arms_at_once or scan):
+    arms_at_once = dealing.alike(objectives, arm_shards)
   arm_ids, turns = dealing.deal(
     every, objectives, arm_shards, -(-arms // arm_shards), arms_at_once
   )
