@@ -101,6 +101,7 @@ def get_config(size="full"):
     alpha=(0.5,),
     share=(0.0,),  # Of the gradient, which alpha then follows.
     temperature=(1.0,),
+    weighting=("grid",),  # Or "authors": what a loss's authors published.
     learning_rate=(1e-4,),
     weight_decay=(0.0,),
     soft_dice=(0.0,),  # Weight, added to cross-entropy.

@@ -255,6 +255,7 @@ _NEW = {
     "source": ["trained"],
     "tuning": ["untuned"],
     "share": [0.0],
+    "weighting": ["grid"],
   },
 }
 

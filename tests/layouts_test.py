@@ -114,6 +114,32 @@ def test_what_is_stepped_together_has_its_list_and_its_regressors(
         assert [having[row] for row in rows] == turn[group.lanes].tolist()
 
 
+@settings(deadline=None, max_examples=100)
+@given(
+  kinds=st.integers(1, 4), draws=st.integers(1, 40), devices=st.integers(1, 4)
+)
+def test_draws_of_a_search_take_turns_on_a_cpu_that_are_all_alike(
+  kinds, draws, devices
+):
+  """So that one program does for all, and no larger one than 24 arms."""
+  objectives = [x for x in OBJECTIVES[:kinds] for _ in range(draws)]
+  layout = layouts.make_layout(objectives, 1, 840, devices=[Device()] * devices)
+  if layout.split_batch:  # Fewer arms than devices.
+    return
+  shards = len(layout.devices)
+  own = kinds * draws / shards
+  if draws % shards == 0:
+    assert len(layout.lists) == 1
+    turns = [x for x in range(1, draws + 1) if draws % (x * shards) == 0]
+    assert layout.turns == min(
+      (x for x in turns if own / x <= 24), default=turns[-1]
+    )
+  else:
+    assert layout.turns == 1
+  everyone = np.sort(np.unique(layout.arm_ids))
+  np.testing.assert_array_equal(everyone, np.arange(len(objectives)))
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_regressors_come_back_from_where_their_arms_are(devices):
   objectives = [None, *HREG, OBJECTIVES[1], HREG[0]] * 2

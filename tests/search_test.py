@@ -13,6 +13,7 @@ from kdjax import workdirs
 from kdjax.distill import spaces
 from kdjax.distill import trials
 from kdjax.engine import course
+from kdjax.engine import dealing
 from kdjax.engine import loop
 from kdjax.engine import rungs
 from kdjax.errors import UserError
@@ -153,7 +154,9 @@ class Searched:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-  with jax.enable_x64(True):
+  """Its first rung in two turns, as a CPU has searches that are large."""
+  with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
+    patch.setattr(dealing, "_ALIKE", 4)
     return Searched(tmp_path_factory.mktemp("searched"), "float64")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from kdjax import readers
 from kdjax import workdirs
+from kdjax.distill import axes
 from kdjax.distill import trials
 from kdjax.engine import loop
 from kdjax.engine import shares
@@ -17,7 +18,9 @@ from kdjax.engine import stages
 from kdjax.engine import steps
 from kdjax.engine import waves
 from kdjax.errors import UserError
+from kdjax.report import results
 from tests import conftest
+from tests import simulated
 
 # A loss whose gradient is large, one whose is small, and one with a regressor.
 ARMS = ("Student", "L_MSE", "L_KLD", "HReg_MSE")
@@ -194,3 +197,20 @@ def test_a_share_and_several_alphas_are_refused():
   config.grid.share = (1.0,)
   with pytest.raises(UserError, match=r"grid.share=1.0 is outside \[0, 1\)"):
     trials.make_arms(config.grid)
+
+
+def test_the_page_says_with_whose_weight_an_arm_was_trained(tmp_path):
+  grid = simulated.GRID | {"loss": ("KLD",), "weighting": axes.WEIGHTINGS}
+  arms = trials.make_arms(grid)
+  frame = simulated.per_case(
+    np.random.default_rng(0), {"Teacher": 0.1, **{x.name: 0.0 for x in arms}}
+  )
+  settings = simulated.config(grid=grid)
+  simulated.workdir(tmp_path, frame, settings)
+  found = results.compute(tmp_path, settings, arms)
+  (note,) = [x for x in found.notes if x.startswith("As their authors")]
+  assert "L_KLD 0.1 at temperature 4 (EMKD, https://arxiv.org/" in note
+  assert "HReg" not in note
+  assert any("H_KLD_Authors (no weight" in x for x in found.notes)
+  assert "| L_KLD_Authors " in found.text
+  assert "with whose weight" in found.questions

@@ -19,6 +19,7 @@ GRID = {
   "pair": (("encoder4", "encoder5"),),
   "alpha": (0.5,),
   "share": (0.0,),
+  "weighting": ("grid",),
   "temperature": (1.0,),
   "learning_rate": (1e-3,),
   "weight_decay": (0.0,),

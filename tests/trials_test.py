@@ -6,8 +6,10 @@ import pytest
 
 from configs import paper
 from kdjax.distill import axes
+from kdjax.distill import spaces
 from kdjax.distill import trials
 from kdjax.errors import UserError
+from kdjax.report import factors
 
 TABLE_4 = """
 Student L_MSE L_MSE_WAug L_KLD L_KLD_WAug H_MSE H_MSE_WAug H_KLD H_KLD_WAug
@@ -133,6 +135,57 @@ def test_a_loss_is_left_out_where_it_is_not_defined_and_the_reason_known():
   assert not trials.left_out(grid(pathway=("L",), loss=("FitNets",)))
 
 
+WEIGHED = dict(
+  pathway=("L", "HReg"),
+  loss=("MSE", "CWD"),
+  view=("strong",),
+  weighting=axes.WEIGHTINGS,
+)
+
+
+def test_an_arm_weighted_by_its_losss_authors_has_their_numbers():
+  """Of CWD 3 and 50, at temperature 4; of MSE nobody published one."""
+  found = {
+    arm.name: arm
+    for arm in trials.make_arms(grid(**WEIGHED, share=(0.5,), alpha=(0.25,)))
+  }
+  assert (
+    list(found)
+    == (
+      "Student L_MSE L_CWD L_CWD_Authors HReg_MSE HReg_CWD HReg_CWD_Authors"
+    ).split()
+  )
+  for name, weight in (("L_CWD_Authors", 3.0), ("HReg_CWD_Authors", 50.0)):
+    numbers = found[name].numbers
+    ratio = numbers["alpha"] / (1 - numbers["alpha"])
+    np.testing.assert_allclose(ratio, weight)
+    assert (numbers["temperature"], numbers["share"]) == (4.0, 0.0)
+  assert found["L_CWD"].numbers["share"] == 0.5
+  assert list(trials.left_out(grid(**WEIGHED))) == [
+    ("L", "MSE", "Authors"),
+    ("HReg", "MSE", "Authors"),
+  ]
+
+
+def test_what_authors_set_neither_multiplies_their_arm_nor_is_drawn_for_it():
+  found = trials.make_arms(
+    grid(**WEIGHED, alpha=(0.25, 0.5), temperature=(1.0, 2.0))
+  )
+  names = [arm.name for arm in found]
+  assert names.count("L_CWD_Authors") == 1
+  assert sum(name.startswith("L_CWD_alpha") for name in names) == 4
+  arm = found[names.index("L_CWD_Authors")]
+  point = {"alpha": 0.9, "temperature": 2.0, "learning_rate": 1e-5}
+  drawn = spaces.give(arm, point).numbers
+  assert drawn == arm.numbers | {"learning_rate": 1e-5}
+  levels = factors.of_arms(found)  # Against the same arms by the grid's weight.
+  assert levels.loc["L_CWD_Authors", ["alpha", "temperature"]].tolist() == [
+    "",
+    "",
+  ]
+  assert factors.sides(levels, "weighting", "grid", "authors")
+
+
 def test_only_views_that_a_teacher_sees_are_used():
   assert trials.views(trials.make_arms(grid(view=("weak",)))) == ("weak",)
 
@@ -153,6 +206,7 @@ def test_only_views_that_a_teacher_sees_are_used():
     ({"pair": ((("a", "b"), ("a", "b", 2.0)),)}, "a pair twice"),
     ({"loss": ("DKD",)}, "grid.loss=DKD distils nothing here: with two"),
     ({"loss": ("DIST",)}, "grid.loss=DIST distils nothing here"),
+    ({"weighting": ("mine",)}, "grid.weighting has no 'mine'"),
   ],
 )
 def test_a_grid_that_cannot_be_is_refused(axes, said):

@@ -29,6 +29,11 @@ _SOURCE_SUFFIXES = {
   "swapped": "_Swapped",
 }
 
+# What weighs distillation: the grid's alpha or share, or the loss's authors.
+WEIGHTINGS = ("grid", "authors")
+
+_WEIGHTING_SUFFIXES = {"grid": "", "authors": "_Authors"}
+
 # Where an arm's numbers come from: the grid, or a search of its own.
 TUNINGS = ("untuned", "tuned")
 
@@ -96,6 +101,8 @@ class Axis:
     objection: from a value to what is wrong with it, said behind the axis'
       name, or None.
     word: from an arm to the value's word; None for numbers, which the arm has.
+    by_authors: whether an arm that is weighted as its loss's authors do has
+      it from them.
   """
 
   name: str
@@ -107,6 +114,7 @@ class Axis:
   unread: float | None = None
   objection: Callable[[Any], str | None] = lambda value: None
   word: Callable | None = None
+  by_authors: bool = False
 
 
 AXES = (
@@ -179,6 +187,7 @@ AXES = (
     objection=_alpha_objection,
     suffix="_alpha{:g}".format,
     unread=0.0,
+    by_authors=True,
   ),
   Axis(
     "share",
@@ -192,6 +201,7 @@ AXES = (
     objection=lambda x: None if 0 <= x < 1 else f"={x} is outside [0, 1)",
     suffix=lambda x: f"_share{x:g}" if x else "",
     unread=0.0,
+    by_authors=True,
   ),
   Axis(
     "temperature",
@@ -205,6 +215,21 @@ AXES = (
     objection=lambda x: None if x > 0 else f"={x} must be above 0",
     suffix="_tau{:g}".format,
     unread=1.0,
+    by_authors=True,
+  ),
+  Axis(
+    "weighting",
+    fields.Field(
+      "what weighs distillation: grid, its alpha or share; authors, what the "
+      "loss's authors published, at their temperature",
+      str,
+    ),
+    "with whose weight",
+    _by_distilled,
+    objection=_one_of(WEIGHTINGS),
+    suffix=_WEIGHTING_SUFFIXES.__getitem__,
+    always_shown=True,
+    word=lambda arm: arm.weighting,
   ),
   Axis(
     "learning_rate",

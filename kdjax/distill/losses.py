@@ -16,7 +16,9 @@ between losses belong to `steps`.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +192,25 @@ def _prototypes(x, classes):
   return classes.swapaxes(1, 2) @ x / jnp.maximum(size, _TINY)
 
 
+class Weight(typing.NamedTuple):
+  """What authors multiply a loss by, beside a supervised loss of weight 1.
+
+  Attributes:
+    value: above 0, of the loss as it is here: theirs is normalised alike.
+    source: where they say so.
+    temperature: theirs, for a loss that reads one.
+  """
+
+  value: float
+  source: str
+  temperature: float | None = None
+
+  @property
+  def alpha(self):
+    """The part of both weights' sum, whose ratio is all that Adam sees."""
+    return self.value / (1 + self.value)
+
+
 @dataclasses.dataclass(frozen=True)
 class Loss:
   """A loss and what has to hold for it to say anything.
@@ -205,6 +226,7 @@ class Loss:
     because: why not under the others.
     distance: whether it is 0 at equal numbers alone, whatever their scale or
       order; a student that cannot have them is pulled nowhere.
+    weights: by pathway, its authors' `Weight` where they published one.
   """
 
   function: Callable
@@ -214,20 +236,37 @@ class Loss:
   pathways: tuple[str, ...] = ("L", "H", "HReg")
   because: str = "its paper does not define it there"
   distance: bool = False
+  weights: Mapping[str, Weight] = dataclasses.field(default_factory=dict)
 
 
+def _at_levels(*weight):
+  """A `Weight` of levels, as they are and behind a regressor."""
+  return dict.fromkeys(("H", "HReg"), Weight(*weight))
+
+
+_EMKD = "EMKD, https://arxiv.org/abs/2108.09987, its train_kd.py"
+_CWD = "https://arxiv.org/abs/2011.13256"
 _BY_CHANNEL = "it compares channel by channel, and H averages channels away"
 
 # A config names a loss by one of these.
 LOSSES = {
   "MSE": Loss(mse, distance=True),
-  "KLD": Loss(kld, over="channels", softened=True),
+  "KLD": Loss(
+    kld,
+    over="channels",
+    softened=True,
+    weights={"L": Weight(0.1, _EMKD, 4.0)},
+  ),
   "CWD": Loss(
     channel_wise,
     over="positions",
     softened=True,
     pathways=("L", "HReg"),
     because=f"{_BY_CHANNEL}, which leaves H_KLD",
+    weights={
+      "L": Weight(3.0, f"{_CWD}, its code's README", 4.0),
+      "HReg": Weight(50.0, f"{_CWD}, as CIRKD runs it", 4.0),
+    },
   ),
   "FitNets": Loss(
     hint,
@@ -237,12 +276,44 @@ LOSSES = {
   ),
   "AT": Loss(attention, relational=True, over="positions"),
   "PKD": Loss(
-    pearson, over="cases", pathways=("L", "HReg"), because=_BY_CHANNEL
+    pearson,
+    over="cases",
+    pathways=("L", "HReg"),
+    because=_BY_CHANNEL,
+    weights={
+      "HReg": Weight(
+        6.0, "https://arxiv.org/abs/2207.02039, its configs in mmrazor"
+      )
+    },
   ),
-  "SP": Loss(similarity, relational=True, over="cases"),
-  "SKD": Loss(pairwise, relational=True, over="positions"),
-  "IFVD": Loss(variation, relational=True, over="positions"),
-  "RAD": Loss(region_affinity, relational=True, over="positions"),
+  "SP": Loss(
+    similarity,
+    relational=True,
+    over="cases",
+    weights=_at_levels(
+      3000.0, "https://arxiv.org/abs/1907.09682, as CRD runs it"
+    ),
+  ),
+  "SKD": Loss(
+    pairwise,
+    relational=True,
+    over="positions",
+    weights=_at_levels(
+      0.5, "https://arxiv.org/abs/1903.04197, its code's run_train_val.sh"
+    ),
+  ),
+  "IFVD": Loss(
+    variation,
+    relational=True,
+    over="positions",
+    weights=_at_levels(200.0, "its authors' code, options.py"),
+  ),
+  "RAD": Loss(
+    region_affinity,
+    relational=True,
+    over="positions",
+    weights=_at_levels(0.9, _EMKD),
+  ),
 }
 
 # Losses of the literature that are no use here, and why.

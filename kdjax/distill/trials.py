@@ -44,6 +44,7 @@ class Arm:
     view: what the teacher sees, one of `axes.VIEWS`.
     source: who answers, one of `axes.SOURCES`.
     numbers: by the axes of `axes.numbers()`, what it trains with.
+    weighting: whose weight distillation has, one of `axes.WEIGHTINGS`.
     tuned: whether a search chooses those numbers, in each fold anew.
   """
 
@@ -53,11 +54,14 @@ class Arm:
   view: str
   source: str
   numbers: dict[str, float]
+  weighting: str = axes.WEIGHTINGS[0]
   tuned: bool = False
 
   def reads(self, axis):
     """Whether it makes a difference to the arm what its value of `axis` is."""
     what = self.objective
+    if axis.by_authors and self.weighting == "authors":
+      return False
     return axis.read_by(what and what.pathway, what and what.loss)
 
   @property
@@ -111,13 +115,15 @@ def make_arms(grid):
       return "".join(
         axis.suffix(point[axis.name])
         for axis in axes.AXES
-        if axis.name in shown and axis.read_by(pathway, loss)
+        if axis.name in shown
+        and axis.read_by(pathway, loss)
+        and not (axis.by_authors and _by_authors(point))
       )
 
     student = "Student" + suffix(None, None)
     students[student] = _untaught(student, point)
     what = point["pathway"], point["loss"]
-    if what in missing:
+    if what in missing or (*what, "Authors") in missing and _by_authors(point):
       continue
     name = suffix(*what)
     distilled[name] = Arm(
@@ -127,16 +133,18 @@ def make_arms(grid):
       point["view"],
       point["source"],
       _numbers(point, *what),
+      point["weighting"],
       _is_tuned(point),
     )
   return (*students.values(), *distilled.values())
 
 
 def left_out(grid):
-  """Why a pathway and a loss of a grid are no arm: `(pathway, loss)` to words.
+  """Why something of a grid is no arm: `(pathway, loss)` to words.
 
-  A loss that is defined under none of the grid's pathways is not left out, but
-  refused where networks are known.
+  And `(pathway, loss, "Authors")`, where its authors' weight is asked for and
+  not known. A loss that is defined under none of the grid's pathways is not
+  left out, but refused where networks are known.
   """
   found = {}
   for name in grid["loss"]:
@@ -145,6 +153,10 @@ def left_out(grid):
       for pathway in grid["pathway"]:
         if pathway not in loss.pathways:
           found[pathway, name] = loss.because
+        elif "authors" in grid["weighting"] and pathway not in loss.weights:
+          found[pathway, name, "Authors"] = (
+            "no weight of its authors' is known there"
+          )
   return found
 
 
@@ -160,7 +172,10 @@ def make_teacher(training):
 def controls(arms):
   """Each control to the arm that differs in its source alone, or to None."""
   alike = lambda arm: (
-    (arm.objective, arm.view, arm.tuned, *arm.numbers.values())
+    (
+      *(arm.objective, arm.view, arm.weighting, arm.tuned),
+      *arm.numbers.values(),
+    )
   )
   real = {alike(arm): arm.name for arm in arms if not arm.control}
   return {arm.name: real.get(alike(arm)) for arm in arms if arm.control}
@@ -175,7 +190,7 @@ def _untaught(name, point):
     axes.VIEWS[0],
     axes.SOURCES[0],
     _numbers(point, None, None),
-    _is_tuned(point),
+    tuned=_is_tuned(point),
   )
 
 
@@ -184,8 +199,20 @@ def _is_tuned(point):
   return point.get("tuning") == "tuned"
 
 
+def _by_authors(point):
+  """Whether the loss's authors weigh distillation."""
+  return point.get("weighting") == "authors"
+
+
 def _numbers(point, pathway, loss):
   """An arm's numbers, those of its axes at `point` that it reads."""
+  if pathway and _by_authors(point):
+    weight = losses.LOSSES[loss].weights[pathway]
+    point = point | {
+      "alpha": weight.alpha,
+      "share": 0.0,
+      "temperature": weight.temperature,
+    }
   return {
     axis.name: float(
       point[axis.name] if axis.read_by(pathway, loss) else axis.unread

@@ -76,8 +76,8 @@ def write(study):
 
   And what of the grid's product is no arm.
   """
-  for (pathway, loss), why in trials.left_out(study.config.grid).items():
-    print(f"grid: {pathway}_{loss} is left out: {why}.", file=sys.stderr)
+  for what, why in trials.left_out(study.config.grid).items():
+    print(f"grid: {'_'.join(what)} is left out: {why}.", file=sys.stderr)
   found = compared(study)
   workdirs.write_record(study.workdir, workdirs.PAIRS, found)
   for name, what in found.items():

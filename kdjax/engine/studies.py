@@ -90,6 +90,7 @@ class Study:
       ("source", axes.SOURCES[0]),
       ("tuning", axes.TUNINGS[0]),
       ("share", 0.0),
+      ("weighting", axes.WEIGHTINGS[0]),
     ):
       if parts[-1][name] == (first,):
         del parts[-1][name]

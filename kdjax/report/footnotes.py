@@ -3,6 +3,7 @@
 import numpy as np
 
 from kdjax import workdirs
+from kdjax.distill import losses
 from kdjax.distill import pairs
 from kdjax.distill import trials
 from kdjax.report import paired
@@ -83,6 +84,7 @@ def make(results):
   found += _note_controls(results)
   found += _note_shares(results)
   found += tuning.notes(results)
+  found += _note_authors(results)
   found += _note_left_out(results)
   found += _note_selection(results)
   found += _note_teachers(results)
@@ -136,6 +138,27 @@ def _note_shares(results):
     f"{low['share_mean']:.2g} ({low['model']}) to {high['share_mean']:.2g} "
     f"({high['model']}), measured behind the first tenth of the epochs."
   ]
+
+
+def _note_authors(results):
+  """Whose weights arms have that are weighted as their losses' authors do."""
+  said = []
+  for what in trials.objectives(
+    arm for arm in results.arms if arm.weighting == "authors"
+  ):
+    weight = losses.LOSSES[what.loss].weights[what.pathway]
+    at = f" at temperature {weight.temperature:g}" if weight.temperature else ""
+    said.append(
+      f"{what.pathway}_{what.loss} {weight.value:g}{at} ({weight.source})"
+    )
+  return (
+    [
+      "As their authors weigh them beside a supervised loss of weight 1, which "
+      f"was another one than here: {'; '.join(said)}."
+    ]
+    if said
+    else []
+  )
 
 
 def _note_left_out(results):
