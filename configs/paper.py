@@ -31,6 +31,7 @@ def get_config(size="full"):
     mask_name="{}",  # Of a mask's file, by its image's: "{}_mask".
     masks="same",  # Or "resize": fit masks of another size.
     group="",  # What of a case's name is the patient: r"p\d+".
+    channels=1,  # Or 3: in colours.
     classes=(),  # Labels to keep; () keeps all.
     image_size=224,
     num_cases=163,

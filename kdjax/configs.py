@@ -249,6 +249,7 @@ _NEW = {
     "masks": "same",
     "group": "",
     "features": ["image", "mask"],
+    "channels": 1,
   },
   "grid": {
     "soft_dice": [0.0],

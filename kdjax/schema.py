@@ -57,6 +57,9 @@ FIELDS = {
       "manifest.csv tells, or nothing",
       str,
     ),
+    "channels": Field(
+      "of the images: 1, where colours become grey, or 3, in colours", int, 1, 3
+    ),
     "classes": Field("labels to keep; () keeps all", str, many=True),
     "image_size": Field(
       "side that images are resized to, pixels", int, 1, 4096

@@ -33,6 +33,7 @@ def config(tmp_path, **changes):
       masks="same",
       group="",
       features=("image", "mask"),
+      channels=1,
       classes=(),
       image_size=16,
       num_cases=4,

@@ -42,18 +42,29 @@ class FolderConfig(tfds.core.BuilderConfig):
   name: str = ""
   cases: tuple[listing.CaseFiles, ...] = ()
   sizes: str = masks.SIZES[0]
+  channels: int = 1
 
   @classmethod
-  def of(cls, cases, sizes=masks.SIZES[0]):
-    """The config for what `listing.find` returned, and masks of other sizes."""
+  def of(cls, cases, sizes=masks.SIZES[0], channels=1):
+    """The config for what `listing.find` returned.
+
+    Args:
+      cases: which.
+      sizes: what becomes of masks of other sizes, see `masks.read`.
+      channels: of the images, see `images.read_image`.
+    """
     name = digest(cases)[:32]
     if sizes != masks.SIZES[0]:
       name += f"-{sizes}"
-    return cls(name=name, cases=tuple(cases), sizes=sizes)
+    if channels != 1:
+      name += "-rgb"
+    return cls(name=name, cases=tuple(cases), sizes=sizes, channels=channels)
 
 
 class Cases(tfds.core.GeneratorBasedBuilder):
-  """Cases: name, label, group, image and mask as greyscale PNG.
+  """Cases: name, label, group, image and mask as PNG.
+
+  Of `builder_config.channels`, 1 or 3, for images; masks are grey.
 
   `info.metadata["notes"]` lists what a reader of the results should know.
   """
@@ -62,8 +73,8 @@ class Cases(tfds.core.GeneratorBasedBuilder):
   BUILDER_CONFIGS = []
 
   def _info(self):
-    image = lambda: tfds.features.Image(
-      shape=(None, None, 1), encoding_format="png"
+    picture = lambda channels: tfds.features.Image(
+      shape=(None, None, channels), encoding_format="png"
     )
     return tfds.core.DatasetInfo(
       builder=self,
@@ -73,8 +84,8 @@ class Cases(tfds.core.GeneratorBasedBuilder):
           "name": tfds.features.Text(),
           "label": tfds.features.Text(),
           "group": tfds.features.Text(),
-          "image": image(),
-          "mask": image(),
+          "image": picture(self.builder_config.channels),
+          "mask": picture(1),
         }
       ),
       metadata=tfds.core.MetadataDict(),
@@ -93,7 +104,7 @@ class Cases(tfds.core.GeneratorBasedBuilder):
 
 
 class Folder(Cases):
-  """Cases from a folder: name, label, group, image and mask as greyscale PNG.
+  """Cases from a folder: name, label, group, image and mask as PNG.
 
   `info.metadata["notes"]` lists what a reader of the results should know.
   """
@@ -105,10 +116,11 @@ class Folder(Cases):
     config = self.builder_config
     cases = config.cases
     tally = collections.Counter()
-    for case, group in zip(cases, groups(cases, tally), strict=True):
-      image = images.read_image(case.image)
+    grouped = groups(cases, tally, config.channels)
+    for case, group in zip(cases, grouped, strict=True):
+      image = images.read_image(case.image, config.channels)
       mask = masks.read(
-        case.masks, image.shape, sizes=config.sizes, tally=tally
+        case.masks, image.shape[:2], sizes=config.sizes, tally=tally
       )
       tally["several"] += len(case.masks) > 1
       tally["flat"] += image.min() == image.max()
@@ -136,12 +148,13 @@ _NOTES = {
 }
 
 
-def groups(cases, tally):
+def groups(cases, tally, channels=1):
   """A group for each case: the manifest's, else one per distinct image.
 
   Args:
     cases: as from `listing.find`.
     tally: a Counter to which "twins" is added for each automatic merge.
+    channels: in which images are compared.
 
   Raises:
     UserError: equal images are in different groups, which a split by group
@@ -149,7 +162,7 @@ def groups(cases, tally):
   """
   first, found = {}, []
   for case in cases:
-    image = images.read_image(case.image)
+    image = images.read_image(case.image, channels)
     key = (image.shape, hashlib.sha256(image).digest())
     other = first.setdefault(key, case)
     if case.group != other.group:

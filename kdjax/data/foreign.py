@@ -33,9 +33,10 @@ class ForeignConfig(tfds.core.BuilderConfig):
   source: tfds.core.DatasetBuilder | None = None
   features: dict = dataclasses.field(default_factory=dict)
   sizes: str = masks.SIZES[0]
+  channels: int = 1
 
   @classmethod
-  def of(cls, name, folder, features, sizes=masks.SIZES[0]):
+  def of(cls, name, folder, features, sizes=masks.SIZES[0], channels=1):
     """The config for a data set that is prepared.
 
     Args:
@@ -43,6 +44,7 @@ class ForeignConfig(tfds.core.BuilderConfig):
       folder: TFDS' data_dir, "" for its own default.
       features: names of its image, mask, label and group, as many as it has.
       sizes: what becomes of masks of another size, see `masks.read`.
+      channels: 3 for colours, 1 for their luma.
 
     Raises:
       UserError: it is not there or not as array_record, or has no such image.
@@ -56,11 +58,19 @@ class ForeignConfig(tfds.core.BuilderConfig):
     ]
     said = repr((source.info.full_name, sorted(splits), named, sizes))
     digest = hashlib.sha256(said.encode()).hexdigest()[:32]
-    return cls(name=digest, source=source, features=named, sizes=sizes)
+    if channels != 1:
+      digest += "-rgb"
+    return cls(
+      name=digest,
+      source=source,
+      features=named,
+      sizes=sizes,
+      channels=channels,
+    )
 
 
 class Foreign(folders.Cases):
-  """Cases of another data set of TFDS, their images in grey."""
+  """Cases of another data set of TFDS."""
 
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = []
@@ -70,8 +80,8 @@ class Foreign(folders.Cases):
     seen = {}
     for name, split, row in _rows(config.source):
       where = f"{PREFIX}{config.source.info.full_name}, {split}, {name}"
-      image = _grey(row[config.features["image"]], where)
-      mask = _lesion(row, config, image.shape, where, tally)
+      image = _picture(row[config.features["image"]], where, config.channels)
+      mask = _lesion(row, config, image.shape[:2], where, tally)
       label, group = (_word(row, config, part) for part in ("label", "group"))
       key = image.shape, hashlib.sha256(image).digest()
       first, other = seen.setdefault(key, (group or name, name))
@@ -140,19 +150,21 @@ def _rows(source):
       yield f"{split}-{i:05d}", split, row
 
 
-def _grey(pixels, where):
-  """A picture as uint8 `[h, w]`, colours as their luma."""
+def _picture(pixels, where, channels):
+  """A picture as uint8 `[h, w]`, colours as their luma, or `[h, w, 3]`."""
   pixels = np.asarray(pixels)
   if pixels.ndim == 3 and pixels.shape[-1] == 1:
     pixels = pixels[..., 0]
   if pixels.dtype == np.uint16 and pixels.ndim == 2:
-    return np.rint(pixels / 257).astype(np.uint8)
+    pixels = np.rint(pixels / 257).astype(np.uint8)
   colours = pixels.ndim == 3 and pixels.shape[-1] == 3
   if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or colours):
     raise UserError(
       f"{where}: its image is {pixels.dtype} {list(pixels.shape)} and no "
       "picture, grey or RGB of 8 bits."
     )
+  if channels == 3:
+    return images.coloured(pixels)
   return np.asarray(PIL.Image.fromarray(pixels).convert("L"))
 
 

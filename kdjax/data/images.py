@@ -24,25 +24,45 @@ FORMATS = {
 _MAX_PIXELS = 64 * 2**20
 
 
-def read_image(path):
-  """The image at `path` in grey, uint8 `[H, W]`, 0 to 255.
+def read_image(path, channels=1):
+  """The image at `path`, uint8, 0 to 255, `[H, W]` or `[H, W, 3]`.
 
-  Colours become their luma and palettes their colours; what is transparent
-  shows black; 16-bit greyscale is divided by 257 and rounded.
+  Palettes become their colours; what is transparent shows black; 16-bit
+  greyscale is divided by 257 and rounded.
+
+  Args:
+    path: of the file.
+    channels: 1, where colours become their luma, or 3, RGB, where grey is
+      repeated.
 
   Raises:
     UserError: not an image of the format that its ending names, truncated,
       of several frames, turned by an EXIF tag, of more than 64 megapixels, or
       of 32 bits.
   """
-  grey = read_grey(pathlib.Path(path))
-  if grey.dtype == np.uint16:
-    grey = np.rint(grey / 257).astype(np.uint8)
-  return grey
+  pixels = _decode(pathlib.Path(path), "L" if channels == 1 else "RGB")
+  if pixels.dtype == np.uint16:
+    pixels = np.rint(pixels / 257).astype(np.uint8)
+  return coloured(pixels) if channels == 3 else pixels
+
+
+def coloured(pixels):
+  """RGB of what may be grey: `[H, W]` or `[H, W, 3]` to `[H, W, 3]`."""
+  if pixels.ndim == 3:
+    return pixels
+  return np.repeat(pixels[..., None], 3, axis=-1)
 
 
 def read_grey(path):
   """Decodes greyscale `[H, W]`: uint16 as stored if that deep, else uint8."""
+  return _decode(path, "L")
+
+
+def _decode(path, mode):
+  """The pixels of a file in one of Pillow's modes, "L" or "RGB".
+
+  Greyscale that is 16 bits deep stays so, uint16 `[H, W]`.
+  """
   kind = FORMATS.get(path.suffix.lower())
   if kind is None:
     raise UserError(f"{path}: not a PNG, JPEG, BMP or TIFF file; convert it")
@@ -66,7 +86,7 @@ def read_grey(path):
         if image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:
           # Some tools turn it, some do not: the mask may be either way up.
           raise UserError(f"{path}: turned by an EXIF tag; save it upright")
-        return _grey(path, image)
+        return _pixels(path, image, mode)
   except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
     raise UserError(limit) from None
   except UserError:
@@ -79,8 +99,8 @@ def read_grey(path):
     ) from error
 
 
-def _grey(path, image):
-  """A loaded PIL image as `[H, W]`, uint16 or uint8; see `read_grey`."""
+def _pixels(path, image, mode):
+  """The pixels of a loaded PIL image; see `_decode`."""
   if image.mode.startswith("I;16"):
     return np.asarray(image).astype(np.uint16)
   if image.mode in ("I", "F"):
@@ -89,11 +109,11 @@ def _grey(path, image):
     image = image.convert("RGBA")
     black = PIL.Image.new("RGBA", image.size, (0, 0, 0, 255))
     image = PIL.Image.alpha_composite(black, image)
-  return np.asarray(image.convert("L"))
+  return np.asarray(image.convert(mode))
 
 
 def squeeze(image, side):
-  """Resizes to `[side, side]`, uint8 `[h, w]` to uint8; no aspect is kept.
+  """Resizes uint8 `[h, w]` or `[h, w, 3]` to `side`; no aspect is kept.
 
   Bilinear, widened where the image is the larger one so that every pixel
   counts.
@@ -121,7 +141,7 @@ def upsample(margin, size):
 
 
 def png(pixels):
-  """Encodes uint8 `[H, W]` as a PNG in a file object, as TFDS takes it."""
+  """Encodes uint8 `[H, W]` or `[H, W, 3]` as PNG, a file object for TFDS."""
   file = io.BytesIO()
   # The cache may be a little larger; preparing takes half as long.
   PIL.Image.fromarray(pixels).save(file, "PNG", compress_level=1)

@@ -33,7 +33,7 @@ class Dataset:
   cases: tuple[str, ...]
   groups: tuple[str, ...]  # Cases of one group must not be split.
   labels: tuple[str, ...]
-  images: np.ndarray  # uint8 [N, S, S], 0 to 255
+  images: np.ndarray  # uint8 [N, S, S] or, of colours, [N, S, S, 3], 0 to 255
   masks: np.ndarray  # uint8 [N, S, S], 1 in the lesion
   full_masks: tuple[np.ndarray, ...]  # bool [h, w] each, as on disk
   notes: tuple[str, ...]  # What a reader of the results should know.
@@ -54,21 +54,26 @@ def load(data):
   Args:
     data: name ("phantom", "folder" or "tfds:NAME"), dir, mask_name, group and
       masks (of a folder: see `listing.find` and `masks.read`), features (of
-      TFDS, see `foreign`), classes (the labels to keep, all when empty),
-      image_size (S), num_cases and seed (of the phantom), cache_dir.
+      TFDS, see `foreign`), channels (1 for grey, 3 for colours), classes (the
+      labels to keep, all when empty), image_size (S), num_cases and seed (of
+      the phantom), cache_dir.
 
   Raises:
     UserError: an unknown name or class; whatever `listing`, `masks` and
       `foreign` refuse;
       a cache that cannot be written or read.
   """
+  if data.channels not in (1, 3):
+    raise UserError(
+      f"data.channels={data.channels}: 1 for grey or 3 for colours"
+    )
   if data.image_size < 1:
     raise UserError(f"data.image_size={data.image_size} must be positive")
   cache = pathlib.Path(data.cache_dir).expanduser()
   name, make = _choose(data, cache)
   with _quiet():
     builder = _prepare(make, cache)
-    rows = _read(builder, data.image_size)
+    rows = _read(builder, data.image_size, data.channels)
   known = sorted({row["label"] for row in rows})
   if unknown := sorted(set(data.classes) - set(known)):
     raise UserError(
@@ -124,7 +129,9 @@ def _choose(data, cache):
     )
   if data.name.startswith(foreign.PREFIX):
     name = data.name.removeprefix(foreign.PREFIX)
-    config = foreign.ForeignConfig.of(name, data.dir, data.features, data.masks)
+    config = foreign.ForeignConfig.of(
+      name, data.dir, data.features, data.masks, data.channels
+    )
     return config.source.info.name, functools.partial(
       foreign.Foreign, data_dir=cache, config=config
     )
@@ -141,7 +148,7 @@ def _choose(data, cache):
       "choose another place"
     )
   found = listing.find(folder, data.mask_name, data.group)
-  config = folders.FolderConfig.of(found, data.masks)
+  config = folders.FolderConfig.of(found, data.masks, data.channels)
   return folder.name, functools.partial(
     folders.Folder, data_dir=cache, config=config
   )
@@ -199,12 +206,12 @@ def _make(make, cache):
     ) from error
 
 
-def _read(builder, size):
+def _read(builder, size, channels):
   """Every example as a dict of names, arrays and a digest, sorted by name."""
   try:
     source = builder.as_data_source(split="all")
     rows = grain.MapDataset.source(source).map(
-      functools.partial(_convert, size=size)
+      functools.partial(_convert, size=size, channels=channels)
     )
     return sorted(rows, key=lambda row: row["name"])
   except Exception as error:  # Whatever array_record and PNG make of damage.
@@ -214,10 +221,14 @@ def _read(builder, size):
     ) from error
 
 
-def _convert(example, *, size):
+def _convert(example, *, size, channels):
   """One example of TFDS to what `Dataset` holds of it."""
   row = {key: example[key].decode() for key in ("name", "label", "group")}
-  image, mask = example["image"][..., 0], example["mask"][..., 0]  # [h, w]
+  image, mask = example["image"], example["mask"][..., 0]  # [h, w]
+  if image.shape[-1] == 1:
+    image = image[..., 0]
+  if channels == 3:  # Phantoms are grey.
+    image = images.coloured(image)
   said = repr((*row.values(), image.shape)).encode()
   pixels = image.tobytes() + mask.tobytes()
   area = PIL.Image.fromarray((mask > 0).astype(np.float32)).resize(
@@ -250,6 +261,7 @@ def describe(dataset, folds):
     ("empty masks", _count(empty)),
     ("groups", f"{len(groups)}, the largest of {max(groups.values())} cases"),
     ("size", f"width {low_w} to {high_w}, height {low_h} to {high_h}"),
+    *([("channels", "3, in colours")] if dataset.images.ndim == 4 else []),
     *_describe_spacings(dataset),
     ("lesion", f"quartiles {', '.join(quartiles)} of the image"),
     *(("note", note) for note in dataset.notes),

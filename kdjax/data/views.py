@@ -41,13 +41,16 @@ def sample_geometry(key, settings):
 
 
 def warp(image, geometry, outside="constant"):
-  """Reads `image`, `[S, S]` float, through `geometry`.
+  """Reads `image`, `[S, S]` or `[S, S, C]` float, through `geometry`.
 
   Args:
-    image: of any resolution.
+    image: of any resolution; of several channels each is read alike.
     geometry: as `sample_geometry` returns it.
     outside: "constant" is black, "nearest" repeats the border.
   """
+  if image.ndim == 3:
+    one = lambda channel: warp(channel, geometry, outside)
+    return jax.vmap(one, in_axes=-1, out_axes=-1)(image)
   side = image.shape[0]
   line = (2.0 * jnp.arange(side) + 1.0) / side - 1.0  # Pixel centres.
   rows, columns = jnp.meshgrid(line, line, indexing="ij")
@@ -60,25 +63,28 @@ def warp(image, geometry, outside="constant"):
   )
 
 
-def normalise(image, channels, statistics):
-  """Grey `[..., S, S]` in [0, 1] to `[..., S, S, channels]`, as a network's.
+def normalise(image, channels, statistics, colours=False):
+  """Images in [0, 1] to `[..., S, S, channels]`, as a network's.
 
   Args:
-    image: grey.
-    channels: with three the grey is repeated; with one, the means of the three
+    image: grey `[..., S, S]`, or `[..., S, S, 3]` of colours.
+    channels: with three grey is repeated; with one, the means of the three
       channels' statistics are used.
     statistics: mean and deviation of three channels, of images in [0, 1].
+    colours: whether it has them.
 
   Raises:
-    ValueError: `channels` is neither 1 nor 3.
+    ValueError: `channels` is neither 1 nor 3, or 1 of colours.
   """
-  if channels not in (1, 3):
+  if channels != 3 and (channels != 1 or colours):
     raise ValueError(f"Images have 1 or 3 channels, not {channels}.")
   mean, std = map(jnp.array, statistics)
   if channels == 1:
     mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
-  shape = (1,) * image.ndim + (channels,)
-  return (image[..., None] - mean.reshape(shape)) / std.reshape(shape)
+  if not colours:
+    image = image[..., None]
+  shape = (1,) * (image.ndim - 1) + (channels,)
+  return (image - mean.reshape(shape)) / std.reshape(shape)
 
 
 def render(key, image, mask, settings):
@@ -86,15 +92,15 @@ def render(key, image, mask, settings):
 
   Args:
     key: of the image, epoch, seed and fold.
-    image: `[S, S]` uint8.
+    image: `[S, S]` or `[S, S, 3]` uint8.
     mask: `[S, S]`, 1 where the lesion is.
     settings: what `sample_geometry` takes; `noise`, the largest deviation of
       Gaussian noise, of images in [0, 1]; `dropout`, the probability of a
       pixel to be black.
 
   Returns:
-    `({"strong": [S, S], "weak": [S, S]}, [S, S] int32)`: views in [0, 1] and
-    the mask.
+    `({"strong", "weak"}, [S, S] int32)`: views as `image`, in [0, 1], and the
+    mask.
   """
   geometry_key, level, noise, dropout = jax.random.split(key, 4)
   geometry = sample_geometry(geometry_key, settings)
@@ -102,7 +108,8 @@ def render(key, image, mask, settings):
   mask = warp(mask.astype(float), geometry) > 0.5
   deviation = settings.noise * jax.random.uniform(level)
   strong = weak + deviation * jax.random.normal(noise, weak.shape)
-  kept = jax.random.bernoulli(dropout, 1.0 - settings.dropout, weak.shape)
+  kept = jax.random.bernoulli(dropout, 1.0 - settings.dropout, mask.shape)
+  kept = kept.reshape(kept.shape + (1,) * (weak.ndim - 2))  # All its colours.
   strong = jnp.clip(strong, 0.0, 1.0) * kept
   return {"strong": strong, "weak": weak}, mask.astype(jnp.int32)
 
@@ -122,5 +129,4 @@ def carry(key, maps, settings):
   """
   geometry_key, *_ = jax.random.split(key, 4)
   geometry = sample_geometry(geometry_key, settings)
-  read = lambda channel: warp(channel, geometry, outside="nearest")
-  return jax.tree.map(jax.vmap(read, in_axes=-1, out_axes=-1), maps)
+  return jax.tree.map(lambda x: warp(x, geometry, outside="nearest"), maps)

@@ -17,7 +17,8 @@ def make(network, about, name, measured=None):
     name: of the exported file.
     measured: what `quantisation.make` measured, or None.
   """
-  side = network.side
+  side = network.shape[0]
+  kind = "RGB" if len(network.shape) == 3 else "grey"
   what = (
     "a teacher"
     if network.arm == trained.TEACHER
@@ -33,7 +34,7 @@ def make(network, about, name, measured=None):
     "",
     f"- Network: {what}, arm `{network.arm}` of its study, fold "
     f"{network.fold}, seed {network.seed}, {about['network']['name']}.",
-    f"- In: grey images, 0 to 255, squeezed to {side} x {side}. Scaling and "
+    f"- In: {kind} images, 0 to 255, squeezed to {side} x {side}. Scaling and "
     "normalisation are inside the file, BatchNorm is in the convolutions.",
     "- Out: a margin per pixel, the logit of lesion minus that of background; "
     "resized to the image's own size, lesion where it is above 0.",

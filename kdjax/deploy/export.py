@@ -52,9 +52,9 @@ def write(
   network = trained.load(workdir, arm, fold, seed)
   about = describe(network, kind)
   if kind == "onnx":
-    content = to_onnx(network.inference(), network.side, about)
+    content = to_onnx(network.inference(), network.shape, about)
   else:
-    content = to_stablehlo(network.inference(), network.side)
+    content = to_stablehlo(network.inference(), network.shape)
   written = {out: content}
   measured = None
   if quantise:
@@ -116,7 +116,7 @@ def need(package):
 
 def describe(network, kind):
   """What a reader or another runtime must know of the exported file."""
-  side = network.side
+  side, colours = network.shape[0], len(network.shape) == 3
   mean, deviation = network.model.normalisation
   versions = {
     name: importlib.metadata.version(name)
@@ -134,8 +134,10 @@ def describe(network, kind):
     "input": {
       "name": runtime.INPUT,
       "dtype": "uint8",
-      "shape": ["batch", side, side],
-      "values": "grey, 0 to 255; colour as its luma, 16 bits divided by 257",
+      "shape": ["batch", *network.shape],
+      "values": "red, green and blue, 0 to 255"
+      if colours
+      else "grey, 0 to 255; colour as its luma, 16 bits divided by 257",
       "resize": "bilinear and antialiased to the side, aspect not kept "
       "(Pillow's BILINEAR)",
     },
@@ -160,18 +162,18 @@ def describe(network, kind):
   }
 
 
-def to_onnx(function, side, about):
+def to_onnx(function, shape, about):
   """An ONNX file's bytes; see `graph.make`."""
   from kdjax.deploy import graph
 
-  model = graph.make(function, side, runtime.INPUT, runtime.OUTPUT)
+  model = graph.make(function, shape, runtime.INPUT, runtime.OUTPUT)
   model.metadata_props.add(key=runtime.KEY, value=json.dumps(about))
   return model.SerializeToString()
 
 
-def to_stablehlo(function, side):
+def to_stablehlo(function, shape):
   """A file's bytes for `jax.export.deserialize`, its batch size open."""
   (batch,) = jax.export.symbolic_shape("batch")
-  shape = jax.ShapeDtypeStruct((batch, side, side), jnp.uint8)
-  exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(shape)
+  images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
+  exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(images)
   return bytes(exported.serialize())

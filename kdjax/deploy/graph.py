@@ -20,13 +20,13 @@ _NCHW = (0, 3, 1, 2)
 _PLACE = (0, 2, 3, 1)  # Where each axis of NHWC is in NCHW.
 
 
-def make(function, side, entry, name):
+def make(function, shape, entry, name):
   """The ONNX model of a network, its batch size open.
 
   Args:
-    function: from uint8 `[B, S, S]` to float32 `[B, S, S]`, a network without
+    function: from uint8 `[B, *shape]` to float32 `[B, S, S]`, a network without
       BatchNorm and with plain convolutions.
-    side: `S`, pixels.
+    shape: `(S, S)` or, of colours, `(S, S, 3)`.
     entry: name of the input.
     name: of the output.
 
@@ -34,18 +34,20 @@ def make(function, side, entry, name):
     UserError: the network has an operation without a counterpart here.
   """
   traced = jax.make_jaxpr(function)(
-    jax.ShapeDtypeStruct((1, side, side), jnp.uint8)
+    jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
   )
   graph = _Graph()
-  (result,) = graph.run(traced.jaxpr, traced.consts, [entry])
+  images = entry
+  if len(shape) == 3:
+    images = graph.node("Transpose", entry, perm=_NCHW)
+  (result,) = graph.run(traced.jaxpr, traced.consts, [images])
   graph.nodes.append(onnx.helper.make_node("Identity", [result], [name]))
-  shape = ["batch", side, side]
   model = onnx.helper.make_model(
     onnx.helper.make_graph(
       graph.nodes,
       "kdjax",
-      [_tensor(entry, onnx.TensorProto.UINT8, shape)],
-      [_tensor(name, onnx.TensorProto.FLOAT, shape)],
+      [_tensor(entry, onnx.TensorProto.UINT8, ["batch", *shape])],
+      [_tensor(name, onnx.TensorProto.FLOAT, ["batch", *shape[:2]])],
       graph.constants,
     ),
     opset_imports=[onnx.helper.make_opsetid("", _OPSET)],

@@ -70,10 +70,10 @@ def _content(study, role):
     lambda x: np.zeros(x.shape, x.dtype),
     jax.eval_shape(model.init, jax.random.key(0), study.blank(role)),
   )
-  side = study.config.data.image_size
-  about = {"input": {"shape": ["batch", side, side]}}
+  shape = trained.shape(study.config)
+  about = {"input": {"shape": ["batch", *shape]}}
   function = trained.make_inference(model, variables)
-  return export.to_onnx(function, side, about)
+  return export.to_onnx(function, shape, about)
 
 
 def _ask(path, threads):
@@ -93,7 +93,7 @@ def main(path, threads):
   runtime.load()  # Not the network's memory.
   before = _resident()
   network = runtime.Network(path, threads)
-  image = np.zeros((1, network.side, network.side), np.uint8)
+  image = np.zeros((1, *network.shape), np.uint8)
   network.margins(image)
   peak = _resident(peak=True)
   alone = _median(network, image)

@@ -47,7 +47,7 @@ def run(model, paths, out, batch=1):
     read = []
     for path in todo[first : first + batch]:
       try:
-        read.append((path, images.read_image(path)))
+        read.append((path, images.read_image(path, network.channels)))
       except UserError as error:
         failed.append(str(error))
     if not read:
@@ -60,7 +60,7 @@ def run(model, paths, out, batch=1):
       if not np.isfinite(margin).all():
         failed.append(f"{path}: the network's answer is not finite")
         continue
-      mask = images.upsample(margin, image.shape) > 0
+      mask = images.upsample(margin, image.shape[:2]) > 0
       pictures = mask.astype(np.uint8) * 255, overlay(image, mask)
       for target, pixels in zip(_outputs(path, out), pictures, strict=True):
         _write(target, pixels)
@@ -77,12 +77,12 @@ def run(model, paths, out, batch=1):
 
 
 def overlay(image, mask):
-  """The image with the mask's border in red, `[h, w]` twice to `[h, w, 3]`."""
+  """An image, grey or RGB, with the border of a mask `[h, w]` in red: RGB."""
   inner = np.pad(mask, 1)
   inner = (
     inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
   )
-  shown = np.repeat(image[..., None], 3, axis=-1)
+  shown = images.coloured(image).copy()
   shown[mask & ~inner] = _CONTOUR
   return shown
 

@@ -55,7 +55,7 @@ def make(network, content):
 
 
 def quantise(content, calibration):
-  """An ONNX file's bytes in 8 bits, its ranges from uint8 `[N, S, S]`."""
+  """An ONNX file's bytes in 8 bits, its ranges from uint8 `[N, ...]`."""
   from onnxruntime import quantization
   from onnxruntime.quantization import shape_inference
 

@@ -17,7 +17,7 @@ class Network:
 
   Attributes:
     about: its description, as in the JSON beside it.
-    side: of the images that go in, pixels.
+    shape: of the images that go in, `(S, S)` or, of colours, `(S, S, 3)`.
   """
 
   def __init__(self, path, threads=0):
@@ -53,7 +53,8 @@ class Network:
       )
     try:
       self.about = json.loads(found)
-      self.side = self.about["input"]["shape"][1]
+      self.shape = tuple(self.about["input"]["shape"][1:])
+      self.side, self.channels = self.shape[0], (*self.shape, 1)[2]
     except (ValueError, RecursionError, LookupError, TypeError) as error:
       raise UserError(
         f"{path}: its description is damaged; export it again."
@@ -66,10 +67,9 @@ class Network:
       (x.name, x.type, x.shape[1:])
       for x in (*self._session.get_inputs(), *self._session.get_outputs())
     ]
-    sides = [self.side, self.side]
     wanted = [
-      (INPUT, "tensor(uint8)", sides),
-      (OUTPUT, "tensor(float)", sides),
+      (INPUT, "tensor(uint8)", list(self.shape)),
+      (OUTPUT, "tensor(float)", [self.side, self.side]),
     ]
     if found != wanted:
       raise UserError(
@@ -78,7 +78,7 @@ class Network:
       )
 
   def margins(self, images):
-    """uint8 `[B, S, S]` to float32 `[B, S, S]`, lesion where above 0."""
+    """uint8 `[B, *shape]` to float32 `[B, S, S]`, lesion where above 0."""
     try:
       (found,) = self._session.run([OUTPUT], {INPUT: np.asarray(images)})
     except Exception as error:  # Its exceptions have no base of their own.

@@ -56,9 +56,9 @@ class Trained:
     return f"validation {name} {self.validation:.4f}"
 
   @property
-  def side(self):
-    """Of the images that go in, pixels."""
-    return self.config.data.image_size
+  def shape(self):
+    """Of the images that go in, `(S, S)` or, of colours, `(S, S, 3)`."""
+    return shape(self.config)
 
   @property
   def config_hash(self):
@@ -68,11 +68,17 @@ class Trained:
     ).hexdigest()
 
   def inference(self):
-    """From grey uint8 `[B, S, S]` to margins `[B, S, S]`, to run alone.
+    """From uint8 `[B, *shape]` to margins `[B, S, S]`, to run alone.
 
     Scaling and normalisation are inside, BatchNorm is in the convolutions.
     """
     return make_inference(self.model, self.variables)
+
+
+def shape(config):
+  """See `Trained.shape`."""
+  side = config.data.image_size
+  return (side, side, *([3] if config.data.channels == 3 else []))
 
 
 def make_inference(model, variables):
@@ -81,7 +87,10 @@ def make_inference(model, variables):
 
   def network(images):
     inputs = views.normalise(
-      images.astype(jnp.float32) / 255.0, model.in_channels, model.normalisation
+      images.astype(jnp.float32) / 255.0,
+      model.in_channels,
+      model.normalisation,
+      colours=images.ndim == 4,
     )
     stats = weights.get("batch_stats", {})
     return steps.predict(weights["params"], stats, inputs, model=folded)

@@ -28,7 +28,7 @@ def answer(block, data, cases, *, teacher, teacher_taps, look):
 
   Args:
     block: `{"teacher": variables}`.
-    data: `{"images": [M, S, S] uint8}`.
+    data: `{"images": [M, S, S] or [M, S, S, 3] uint8}`.
     cases: `[E]`, rows of `data`.
     teacher: linen module.
     teacher_taps: taps of the teacher that the grid's objectives need.

@@ -91,6 +91,12 @@ def check_models(study):
       raise UserError(
         f"{role}.in_channels={model.in_channels}: images have 1 or 3 channels."
       )
+    colours = config.data.channels == 3 and not networks.is_answers(model)
+    if colours and model.in_channels == 1:
+      raise UserError(
+        f"{role}.in_channels=1, but data.channels=3: set 3, or data.channels=1 "
+        "for grey."
+      )
     if config.data.image_size % model.stride:
       raise UserError(
         f"data.image_size={config.data.image_size} is not a multiple of "

@@ -135,6 +135,7 @@ class Study:
       views.normalise,
       channels=model.in_channels,
       statistics=model.normalisation,
+      colours=self.config.data.channels == 3,
     )
 
   def make_look(self, role):

@@ -6,6 +6,7 @@ results. Numbers come from per-case tables alone.
 
 import dataclasses
 import io
+import math
 
 from etils import epath
 import numpy as np
@@ -23,7 +24,7 @@ class Predictions:
 
   Attributes:
     cases: names, `[N]`.
-    images: uint8 `[N, S, S]`, as the networks saw them.
+    images: uint8 `[N, S, S]` or `[N, S, S, 3]`, as the networks saw them.
     truths: bool `[N, S, S]`.
     sizes: height and width on disk, `[N, 2]`, pixels; images were squeezed.
     rows: (model, fold, seed, case) to the row of `masks`.
@@ -99,11 +100,12 @@ def _read(content):
   with np.load(content, allow_pickle=False) as found:
     images, models = found["images"], found["models"].tolist()
     cases = tuple(found["cases"].tolist())
-    bits = np.unpackbits(found["truths"], count=images.size)
+    shape = images.shape[:3]
+    bits = np.unpackbits(found["truths"], count=math.prod(shape))
     return Predictions(
       cases,
       images,
-      bits.reshape(images.shape).astype(bool),
+      bits.reshape(shape).astype(bool),
       found["sizes"],
       {
         (models[m], int(fold), int(seed), cases[c]): i
