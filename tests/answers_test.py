@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special
 
 from kdjax import configs
 from kdjax import run
@@ -20,6 +21,7 @@ from kdjax.engine import course
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.evaluate import cases
+from kdjax.models import answers
 from kdjax.models import folding
 from kdjax.plan import plan
 from tests import conftest
@@ -283,6 +285,61 @@ def test_a_teacher_that_saw_a_tested_case_is_refused(tmp_path):
   assert adoption._told_unseen(study)
   told.write_text(f"{name('train')}\n{name('test')}\n")
   with pytest.raises(UserError, match=f"trained on case {name('test')}, which"):
+    make_study(config, tmp_path / "run")
+
+
+def test_several_teachers_probabilities_are_averaged(tmp_path):
+  """Of any sizes and channels; far-off logits keep their mean finite."""
+  dataset, rng = conftest.make_dataset(), np.random.default_rng(0)
+  count = len(dataset.cases)
+  first = rng.normal(0, 3, (count, 16, 16, 2)).astype(np.float32)
+  second = rng.normal(0, 3, (count, 16, 16, 1)).astype(np.float32)
+  write(tmp_path / "a", {"logits": first}, dataset.cases)
+  maps = {"logits": second, "encoder3": np.zeros((count, 4, 4, 6))}
+  write(tmp_path / "b", maps, dataset.cases)
+  config = make_config(tmp_path / "a")
+  config.teacher.others = (str(tmp_path / "b"),)
+  config.grid.pathway = ("L",)
+  study = make_study(config, tmp_path / "run")
+  said = adoption._said(study, 0)
+  assert list(said) == ["logits"]
+  asked = study.folds[0].train
+  found = np.exp(said["logits"][asked])
+  np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
+  margins = first[..., 1] - first[..., 0], second[..., 0]
+  wanted = sum(special.expit(x[asked]) for x in margins) / 2
+  np.testing.assert_allclose(found[..., 1], wanted, rtol=1e-4)
+  far = answers.mean(np.array([[[400.0, -400.0]], [[0.0, -800.0]]]))
+  np.testing.assert_allclose(far, [[0.0, -800.0]])
+
+
+def test_each_of_several_teachers_is_checked(tmp_path):
+  dataset = conftest.make_dataset()
+  arrays = {"logits": np.zeros((len(dataset.cases), 16, 16, 2))}
+  for name in "ab":
+    write(tmp_path / name, arrays, dataset.cases)
+  config = make_config(tmp_path / "a")
+  config.folds, config.teacher.others = (0,), (str(tmp_path / "b"),)
+  with pytest.raises(UserError, match="no level 'encoder3'; it has"):
+    make_study(config, tmp_path / "run")  # They share none.
+  config.grid.pathway = ("L",)
+  study = make_study(config, tmp_path / "run")
+  assert not adoption._told_unseen(study)
+  name = lambda part: dataset.cases[getattr(study.folds[0], part)[0]]
+  (tmp_path / "a" / "trained_on.txt").write_text(name("train"))
+  assert not adoption._told_unseen(study)
+  (tmp_path / "b" / "trained_on.txt").write_text(name("test"))
+  with pytest.raises(UserError, match=f"b/trained_on.txt: .*{name('test')}"):
+    make_study(config, tmp_path / "run")
+  (tmp_path / "b" / "trained_on.txt").write_text(name("val"))
+  assert adoption._told_unseen(study)
+  (tmp_path / "b" / f"{name('train')}.npz").unlink()
+  with pytest.raises(
+    UserError, match=f"b: the answer about case {name('train')}"
+  ):
+    make_study(config, tmp_path / "run")
+  config.teacher.others = (str(tmp_path / "a"),)
+  with pytest.raises(UserError, match="name each teacher once"):
     make_study(config, tmp_path / "run")
 
 

@@ -6,6 +6,7 @@ From another workdir of kdjax, from files of PyTorch, or as answers alone.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import sys
 
@@ -48,7 +49,9 @@ def adopt(study, open_checkpoint):
   model = study.make_model("teacher")
   answered = networks.is_answers(model)
   training = study.config.teacher_training
-  name = model.folder if answered else training.get("checkpoint", "")
+  name = training.get("checkpoint", "")
+  if answered:
+    name = ", ".join(model.folders)
   if not name:
     return
   source = epath.Path(name).expanduser()
@@ -101,6 +104,11 @@ def check_answers(study):
     return
   if not model.folder:
     raise UserError("teacher.folder is empty: name where its answers are.")
+  if len(set(model.folders)) < len(model.folders):
+    raise UserError(
+      f"teacher.others={model.others} with folder={model.folder}: name each "
+      "teacher once."
+    )
   if name := study.config.teacher_training.checkpoint:
     raise UserError(
       f"teacher_training.checkpoint={name}: teacher.name=Answers trains none; "
@@ -164,9 +172,9 @@ def _told_unseen(study):
   Raises:
     UserError: they tell of one that did.
   """
-  told = True
-  for fold in _folds(study):
-    folder = answerfile.folder_of(study.make_model("teacher").folder, fold)
+  told, folders = True, study.make_model("teacher").folders
+  for fold, folder in itertools.product(_folds(study), folders):
+    folder = answerfile.folder_of(folder, fold)
     seen = answerfile.trained_on(folder)
     told &= seen is not None
     for i in study.folds[fold].test:

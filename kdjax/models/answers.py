@@ -11,6 +11,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from kdjax.models import answerfile
 from kdjax.models import layers
@@ -38,11 +39,14 @@ class Answers(nn.Module):
   Attributes:
     folder: of the answers, see `answerfile`; `{fold}` in it where folds have
       teachers of their own.
+    others: folders of more teachers: what all say is averaged, their
+      probabilities and not their logits, and maps are left out.
     num_classes: channels of the logits.
     in_channels: unread, as are those below: what other networks have.
   """
 
   folder: str = ""
+  others: tuple[str, ...] = ()
   num_classes: int = 2
   in_channels: int = 1
   convolution: Callable = jax.lax.conv_general_dilated
@@ -55,16 +59,25 @@ class Answers(nn.Module):
   lacks = ("folded",)  # See `own`.
 
   @property
+  def folders(self):
+    """Of all teachers."""
+    return (self.folder, *self.others)
+
+  @property
+  def maps(self):
+    """What is said beside logits, by name; teachers share no levels."""
+    return {} if self.others else answerfile.describe(self.folder)
+
+  @property
   def linear_levels(self):
     """Maps that are negative in places."""
-    maps = answerfile.describe(self.folder)
-    return tuple(name for name, x in maps.items() if (x < 0).any())
+    return tuple(name for name, x in self.maps.items() if (x < 0).any())
 
   @nn.compact
   def __call__(self, cases, train=False):
     """Looks up what was said; `train` changes nothing."""
     del train
-    for name, x in answerfile.describe(self.folder).items():
+    for name, x in self.maps.items():
       Said(x.shape, name=name)(cases)
     # As large as it is in the variables; without, nobody asks.
     return Said((1, 1, self.num_classes), name=answerfile.LOGITS)(cases)
@@ -82,10 +95,28 @@ def tables(model, cases, fold, side):
   Returns:
     From a name to `[M, h, w, C]`, the tables of its `Said`.
   """
-  folder = answerfile.folder_of(model.folder, fold)
-  found = answerfile.read(folder, cases, model.num_classes)
-  logits = found[answerfile.LOGITS]
-  size = (len(logits), side, side, model.num_classes)
-  if logits.shape != size:
-    logits = jax.image.resize(logits, size, "bilinear", antialias=False)
-  return {**found, answerfile.LOGITS: np.asarray(logits)}
+  size = (len(cases), side, side, model.num_classes)
+
+  def read(folder):
+    folder = answerfile.folder_of(folder, fold)
+    found = answerfile.read(folder, cases, model.num_classes)
+    logits = found[answerfile.LOGITS]
+    if logits.shape != size:
+      logits = jax.image.resize(logits, size, "bilinear", antialias=False)
+    return {**found, answerfile.LOGITS: np.asarray(logits)}
+
+  if not model.others:
+    return read(model.folder)
+  every = [read(folder)[answerfile.LOGITS] for folder in model.folders]
+  return {answerfile.LOGITS: mean(every)}
+
+
+def mean(logits):
+  """Logits of the mean of several teachers' probabilities.
+
+  Args:
+    logits: of each teacher, `[..., K]`.
+  """
+  logs = special.log_softmax(np.stack(logits), axis=-1)
+  # Finite where a probability is too small for a number.
+  return special.logsumexp(logs, axis=0) - np.log(len(logits), dtype=logs.dtype)
