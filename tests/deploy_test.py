@@ -22,7 +22,7 @@ from kdjax.deploy import predict
 from kdjax.deploy import runtime
 from kdjax.deploy import trained
 from kdjax.engine import checkpoint
-from kdjax.engine import steps
+from kdjax.engine import inference
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from tests import conftest
@@ -112,7 +112,7 @@ def evaluated(study, network):
     network.model.normalisation,
   )
   return jax.jit(
-    lambda v, x: steps.predict(
+    lambda v, x: inference.predict(
       v["params"], v["batch_stats"], x, model=network.model
     )
   )(network.variables, jnp.asarray(inputs, jnp.float32))

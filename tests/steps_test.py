@@ -13,6 +13,7 @@ from kdjax.distill import losses
 from kdjax.distill import pathways
 from kdjax.distill import trials
 from kdjax.engine import batches
+from kdjax.engine import inference
 from kdjax.engine import lanes
 from kdjax.engine import steps
 from kdjax.models import UNet
@@ -409,7 +410,7 @@ def test_evaluation_leaves_padding_and_lesion_free_cases_out():
   masks = masks.at[0, :2].set(1).at[1, :1].set(1).at[3].set(1)
   images = jnp.where(masks.at[1, 1].set(1) > 0, 1.0, -1.0)[..., None]
   # Perfect; half of the prediction right; no lesion; padding.
-  sums = steps.evaluate(
+  sums = inference.evaluate(
     params["params"],
     params["batch_stats"],
     images,

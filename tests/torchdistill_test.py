@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from kdjax.distill import losses
+from kdjax.distill import relations
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Of their code.
@@ -107,7 +108,7 @@ def test_at_is_torchdistills_but_for_positions():
   paper = torchdistill("ATLoss", at_pairs={"x": pair}, mode="paper")
   with jax.enable_x64(True):
     (s, _), (t, _) = maps(0), maps(1)
-    lengths = jnp.sqrt(losses.attention(s, t, 1.0, None))
+    lengths = jnp.sqrt(relations.attention(s, t, 1.0, None))
   same(float(jnp.mean(lengths)), paper)
 
 

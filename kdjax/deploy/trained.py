@@ -16,8 +16,8 @@ from kdjax import workdirs
 from kdjax.data import views
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
+from kdjax.engine import inference
 from kdjax.engine import networks
-from kdjax.engine import steps
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.models import folding
@@ -93,7 +93,7 @@ def make_inference(model, variables):
       colours=images.ndim == 4,
     )
     stats = weights.get("batch_stats", {})
-    return steps.predict(weights["params"], stats, inputs, model=folded)
+    return inference.predict(weights["params"], stats, inputs, model=folded)
 
   return network
 

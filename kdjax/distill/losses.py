@@ -23,11 +23,10 @@ import typing
 import jax
 import jax.numpy as jnp
 
+from kdjax.distill import relations
+
 # Under a square root or a quotient: far below any signal in float32.
 _TINY = 1e-12
-
-# Nodes of `pairwise` along a side; all pairs of more would not fit in memory.
-_NODES = 16
 
 
 def mse(student, teacher, temperature, classes):
@@ -55,7 +54,7 @@ def channel_wise(student, teacher, temperature, classes):
   et al., https://arxiv.org/abs/2011.13256).
   """
   del classes
-  s, t = _positions(student), _positions(teacher)  # [B, N, C]
+  s, t = relations.positions(student), relations.positions(teacher)  # [B, N, C]
   return jnp.mean(_divergence(s, t, temperature, axis=1), axis=-1)
 
 
@@ -67,18 +66,6 @@ def hint(student, teacher, temperature, classes):
   """
   del temperature, classes
   return 0.5 * jnp.mean(jnp.sum((student - teacher) ** 2, axis=-1), axis=(1, 2))
-
-
-def attention(student, teacher, temperature, classes):
-  """AT: squared distance between where the two networks look.
-
-  `|Q_S / |Q_S| - Q_T / |Q_T||^2` with `Q_n = sum_c A_nc^2` (Zagoruyko and
-  Komodakis, https://arxiv.org/abs/1612.03928, equation 2 with p = 2; squared,
-  as in the authors' code, since the norm has no gradient at 0).
-  """
-  del temperature, classes
-  look = lambda x: _unit(jnp.sum(_positions(x) ** 2, axis=-1))  # [B, N]
-  return jnp.sum((look(student) - look(teacher)) ** 2, axis=-1)
 
 
 def pearson(student, teacher, temperature, classes):
@@ -98,98 +85,10 @@ def pearson(student, teacher, temperature, classes):
   return 0.5 * jnp.mean(gap**2, axis=(1, 2, 3))
 
 
-def similarity(student, teacher, temperature, classes):
-  """SP: distance between which cases of the batch the two find alike.
-
-  `1/B^2 |G_S - G_T|^2` with the rows of `G = Q Q^T` scaled to length 1, a row
-  of `Q` being a case's map (Tung and Mori, https://arxiv.org/abs/1907.09682).
-  The mean over the `[B]` returned is the paper's number.
-  """
-  del temperature, classes
-
-  def resemblance(x):
-    x = x.reshape(x.shape[0], -1)
-    return _unit(x @ x.T)  # [B, B]
-
-  return jnp.mean((resemblance(student) - resemblance(teacher)) ** 2, axis=-1)
-
-
-def pairwise(student, teacher, temperature, classes):
-  """SKD's pair-wise term: which positions of an image the two find alike.
-
-  `1/N^2 sum_ij (a_S - a_T)^2` with `a_ij` the cosine of positions i and j (Liu
-  et al., https://arxiv.org/abs/1903.04197, pair-wise distillation). Maps larger
-  than 16 x 16 are averaged down to that many nodes, as the paper pools patches.
-  """
-  del temperature, classes
-
-  def affinity(x):
-    b, h, w, c = x.shape
-    nodes = (b, min(h, _NODES), min(w, _NODES), c)
-    if x.shape != nodes:
-      x = jax.image.resize(x, nodes, "bilinear")
-    x = _unit(_positions(x))
-    return x @ x.swapaxes(1, 2)  # [B, N, N]
-
-  return jnp.mean((affinity(student) - affinity(teacher)) ** 2, axis=(1, 2))
-
-
-def variation(student, teacher, temperature, classes):
-  """IFVD: how the features of a class vary around the class's mean.
-
-  `1/N sum_n (M_S - M_T)^2` with `M_n` the cosine of position n and the
-  prototype of its class in its image (Wang et al., "Intra-class Feature
-  Variation Distillation for Semantic Segmentation", ECCV 2020).
-  """
-  del temperature
-  classes = _positions(classes)  # [B, N, K]
-
-  def closeness(x):
-    x = _positions(x)
-    own = classes @ _prototypes(x, classes)  # [B, N, C]
-    return jnp.sum(_unit(x) * _unit(own), axis=-1)  # [B, N]
-
-  return jnp.mean((closeness(student) - closeness(teacher)) ** 2, axis=-1)
-
-
-def region_affinity(student, teacher, temperature, classes):
-  """RAD: how alike the regions of two classes are, mean over pairs of classes.
-
-  `(cos(v_S1, v_S2) - cos(v_T1, v_T2))^2` with `v_k` the mean feature of class
-  k in an image; 0 where an image lacks a class (EMKD's region affinity
-  distillation; Qin et al., https://arxiv.org/abs/2108.09987).
-  """
-  del temperature
-  classes = _positions(classes)  # [B, N, K]
-
-  def contrast(x):
-    regions = _unit(_prototypes(_positions(x), classes))  # [B, K, C]
-    cosines = regions @ regions.swapaxes(1, 2)  # [B, K, K]
-    first, second = jnp.triu_indices(classes.shape[-1], k=1)
-    return cosines[:, first, second]  # [B, pairs]
-
-  return jnp.mean((contrast(student) - contrast(teacher)) ** 2, axis=-1)
-
-
-def _positions(x):
-  return x.reshape(x.shape[0], -1, x.shape[-1])  # [B, N, C]
-
-
-def _unit(x):
-  """Scales the last axis to length 1; leaves zeros, with a finite gradient."""
-  return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + _TINY)
-
-
 def _divergence(student, teacher, temperature, axis):
   log_p = jax.nn.log_softmax(teacher / temperature, axis)
   log_q = jax.nn.log_softmax(student / temperature, axis)
   return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis)
-
-
-def _prototypes(x, classes):
-  """Mean of `[B, N, C]` over each class: `[B, K, C]`, 0 for a missing one."""
-  size = jnp.sum(classes, axis=1)[..., None]  # [B, K, 1]
-  return classes.swapaxes(1, 2) @ x / jnp.maximum(size, _TINY)
 
 
 class Weight(typing.NamedTuple):
@@ -274,7 +173,7 @@ LOSSES = {
     because="it is a distance behind a regressor",
     distance=True,
   ),
-  "AT": Loss(attention, relational=True, over="positions"),
+  "AT": Loss(relations.attention, relational=True, over="positions"),
   "PKD": Loss(
     pearson,
     over="cases",
@@ -287,7 +186,7 @@ LOSSES = {
     },
   ),
   "SP": Loss(
-    similarity,
+    relations.similarity,
     relational=True,
     over="cases",
     weights=_at_levels(
@@ -295,7 +194,7 @@ LOSSES = {
     ),
   ),
   "SKD": Loss(
-    pairwise,
+    relations.pairwise,
     relational=True,
     over="positions",
     weights=_at_levels(
@@ -303,13 +202,13 @@ LOSSES = {
     ),
   ),
   "IFVD": Loss(
-    variation,
+    relations.variation,
     relational=True,
     over="positions",
     weights=_at_levels(200.0, "its authors' code, options.py"),
   ),
   "RAD": Loss(
-    region_affinity,
+    relations.region_affinity,
     relational=True,
     over="positions",
     weights=_at_levels(0.9, _EMKD),

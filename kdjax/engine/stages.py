@@ -14,6 +14,7 @@ from kdjax.data import views
 from kdjax.distill import trials
 from kdjax.engine import batches
 from kdjax.engine import fitting
+from kdjax.engine import inference
 from kdjax.engine import lanes
 from kdjax.engine import parallel
 from kdjax.engine import schedules
@@ -137,13 +138,13 @@ class Programs:
     def evaluate(params, batch_stats, data, chunk):
       images = look(data, chunk["cases"])
       masks = data["masks"][chunk["cases"]].astype(jnp.int32)
-      return steps.evaluate(
+      return inference.evaluate(
         params, batch_stats, images, masks, chunk["weights"], model=plain
       )
 
     def predict(params, batch_stats, data, chunk):
       images = look(data, chunk["cases"])
-      return steps.predict(params, batch_stats, images, model=plain)
+      return inference.predict(params, batch_stats, images, model=plain)
 
     self.evaluate = parallel.make_evaluate(self.layout, evaluate)
     self.predict = parallel.make_evaluate(self.layout, predict)

@@ -246,7 +246,7 @@ def stack(trees):
 
 
 def _mean_over_chunks(results):
-  """Means over cases of what `steps.evaluate` returned, each `[D, N, G']`."""
+  """Means over cases of `inference.evaluate`s results, each `[D, N, G']`."""
   total = functools.reduce(
     lambda a, b: jax.tree.map(np.add, a, b), map(jax.device_get, results)
   )

@@ -3,14 +3,13 @@
 import numpy as np
 
 from kdjax import workdirs
-from kdjax.distill import losses
 from kdjax.distill import pairs
 from kdjax.distill import trials
 from kdjax.report import paired
 from kdjax.report import rows
-from kdjax.report import tables
 from kdjax.report import tuning
 from kdjax.report import verdicts
+from kdjax.report import weighing
 from kdjax.report import words
 
 # What intervals and p of differences count, and so speak of.
@@ -82,9 +81,8 @@ def make(results):
     )
   found += _note_elsewhere(results)
   found += _note_controls(results)
-  found += _note_shares(results)
+  found += weighing.notes(results)
   found += tuning.notes(results)
-  found += _note_authors(results)
   found += _note_left_out(results)
   found += _note_selection(results)
   found += _note_teachers(results)
@@ -123,42 +121,6 @@ def _note_controls(results):
     "controls against Student and arms against their controls are families of "
     "their own."
   ]
-
-
-def _note_shares(results):
-  """How unlike the say is that distillation has in the arms."""
-  frame = tables.shares(results)
-  if len(frame) < 2:
-    return []
-  low, high = (
-    frame.loc[frame["share_mean"].agg(x)] for x in ("idxmin", "idxmax")
-  )
-  return [
-    "Of the student's gradient, distillation has a share of "
-    f"{low['share_mean']:.2g} ({low['model']}) to {high['share_mean']:.2g} "
-    f"({high['model']}), measured behind the first tenth of the epochs."
-  ]
-
-
-def _note_authors(results):
-  """Whose weights arms have that are weighted as their losses' authors do."""
-  said = []
-  for what in trials.objectives(
-    arm for arm in results.arms if arm.weighting == "authors"
-  ):
-    weight = losses.LOSSES[what.loss].weights[what.pathway]
-    at = f" at temperature {weight.temperature:g}" if weight.temperature else ""
-    said.append(
-      f"{what.pathway}_{what.loss} {weight.value:g}{at} ({weight.source})"
-    )
-  return (
-    [
-      "As their authors weigh them beside a supervised loss of weight 1, which "
-      f"was another one than here: {'; '.join(said)}."
-    ]
-    if said
-    else []
-  )
 
 
 def _note_left_out(results):
