@@ -121,6 +121,26 @@ def test_the_page_tells_what_was_chosen_and_what_it_cost(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ("second", "rho"),
+  [((1, 2, 3, 4), 1.0), ((4, 3, 2, 1), -1.0), ((2, 1, 4, 3), 0.6)],
+)
+def test_the_page_says_how_alike_rungs_rank_draws(tmp_path, second, rho):
+  """By Spearman's rho; where all draws are equal nothing is said."""
+  found = write(tmp_path, 0.0, 0.0, 0.0)
+  frame = found.search
+  for draw, place in enumerate(second, 1):
+    chosen = (frame["rung"] == 2) & (frame["draw"] == draw)
+    frame.loc[chosen, "val_dice"] = 0.5 + 0.01 * place
+  assert tuning.agreement(found) == pytest.approx(rho)
+  (note,) = [x for x in tuning.notes(found) if x.startswith("Tuned arms had")]
+  assert f"rho {'+' if rho > 0 else '−'}{abs(rho):.1f} on average" in note
+  frame.loc[frame["rung"] == 2, "val_dice"] = 0.5
+  assert tuning.agreement(found) is None
+  (note,) = [x for x in tuning.notes(found) if x.startswith("Tuned arms had")]
+  assert "rho" not in note
+
+
+@pytest.mark.parametrize(
   "junk", ["", "rung,epochs\n1,2\n", "numbers=x", "rung\n\0", b"\xff\xfe"]
 )
 def test_a_damaged_search_is_one_line(tmp_path, junk):

@@ -258,7 +258,10 @@ def torch_serial(study, entered):
 def _programs(study, stage):
   """Those of the first block on one device."""
   study = dataclasses.replace(study, arms=stage.arms, blocks=study.blocks[:1])
-  return stages.Programs(study, stage, 1, jax.local_devices()[:1])
+  device = jax.local_devices()[0]
+  if device.platform == "cpu":  # Where turns are no one program.
+    study = study.changed({"engine.arms_at_once": len(stage.arms)})
+  return stages.Programs(study, stage, 1, [device])
 
 
 def _initial(programs):
