@@ -100,9 +100,10 @@ FIELDS = {
     **_TRAINING,
     **{axis.name: axis.field for axis in axes.of_training()},
     "checkpoint": Field(
-      "trained teachers to take over: a workdir's, or a .pth or .safetensors "
-      "of segmentation_models_pytorch, {fold} in its name where folds have one "
-      "each; empty trains them",
+      "trained teachers to take over: a workdir's; a .pth or .safetensors of "
+      "segmentation_models_pytorch; or an Orbax checkpoint of the network's "
+      "variables; {fold} in its name where folds have one each; empty trains "
+      "them",
       str,
     ),
   },

@@ -1,6 +1,7 @@
 """Teachers trained elsewhere, taken over as if trained here.
 
-From another workdir of kdjax, from files of PyTorch, or as answers alone.
+From another workdir of kdjax, from files of PyTorch, from Orbax checkpoints,
+or as answers alone.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from kdjax.engine import networks
 from kdjax.errors import UserError
 from kdjax.models import answerfile
 from kdjax.models import answers
+from kdjax.models import orbaxfolder
 from kdjax.models import smp
 
 # What a teacher comes out of: fields, and groups of them.
@@ -33,9 +35,10 @@ def adopt(study, open_checkpoint):
   """Puts trained teachers where a run keeps the checkpoints of its own.
 
   In a workdir fold and seed find their own, or the fold's first where it has no
-  such seed. A file is every block's, or the fold's where its name has {fold}.
-  A block that has a checkpoint keeps it. Does nothing where
-  `teacher_training.checkpoint` is empty and the teacher a network.
+  such seed. A file, or an Orbax checkpoint, is every block's, or the fold's
+  where its name has {fold}. A block that has a checkpoint keeps it. Does
+  nothing where `teacher_training.checkpoint` is empty and the teacher a
+  network.
 
   Args:
     study: `studies.Study`.
@@ -57,8 +60,8 @@ def adopt(study, open_checkpoint):
   source = epath.Path(name).expanduser()
   if answered:
     find, unseen = _of_answers(study), _told_unseen(study)
-  elif source.suffix in smp.ENDINGS:
-    find, unseen = _of_files(study, source), False
+  elif read := _reader(study, source):
+    find, unseen = _of_files(study, source, read), False
   else:
     find, unseen = _of_workdir(study, source), True
   digests = {}
@@ -76,13 +79,25 @@ def adopt(study, open_checkpoint):
   print(f"teacher: taken over from {source}.", file=sys.stderr)
 
 
-def _of_files(study, source):
+def _reader(study, source):
+  """What reads a teacher's file or Orbax checkpoint; None of a workdir."""
+  if source.suffix in smp.ENDINGS:
+    return smp.read
+  first = _of_fold(source, study.blocks[0].fold)
+  return orbaxfolder.read if orbaxfolder.find(first) else None
+
+
+def _of_fold(source, fold):
+  return epath.Path(str(source).replace("{fold}", str(fold)))
+
+
+def _of_files(study, source, read):
   """From a block to the `Progress` of a teacher that a file holds."""
   model = study.make_model("teacher")
-  read = functools.cache(lambda path: smp.read(path, model))
+  read = functools.cache(functools.partial(read, model=model))
 
   def find(block):
-    variables = read(str(source).replace("{fold}", str(block.fold)))
+    variables = read(_of_fold(source, block.fold))
     best = {
       f"best_{name}": jax.tree.map(lambda x: x[None], variables[name])
       for name in ("params", "batch_stats")

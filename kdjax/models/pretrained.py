@@ -95,7 +95,7 @@ def convert(tensors, model, source):
   encoder = encoders.ENCODERS[model.encoder]
   spare = _HEADS[type(encoder)]
   names = {place: name(encoder, place) for place in wanted}
-  return fill(tensors, names, wanted, source, model.encoder, spare)
+  return fill(tensors, names, wanted, source, model.encoder, spare=spare)
 
 
 def places(model):
@@ -105,16 +105,17 @@ def places(model):
   return flax.traverse_util.flatten_dict(shapes)
 
 
-def fill(tensors, names, wanted, source, network, spare=()):
-  """Brings tensors of PyTorch to their places in linen's variables.
+def fill(tensors, names, wanted, source, network, *, spare=(), from_torch=True):
+  """Brings tensors by name to their places in linen's variables.
 
   Args:
-    tensors: dict from PyTorch's name to array.
-    names: place to PyTorch's name.
+    tensors: dict from a name to an array.
+    names: place to name.
     wanted: place to shape.
     source: where the tensors are from, named in errors like `network`.
     network: what they should fit.
     spare: how names begin that may be left over, beside step counters.
+    from_torch: whether kernels are laid out as PyTorch's.
 
   Raises:
     UserError: a tensor is missing, left over, of another shape or not finite;
@@ -139,8 +140,8 @@ def fill(tensors, names, wanted, source, network, spare=()):
   found, wrong = {}, []
   for place, name in names.items():
     array = tensors[name]
-    if place[-1] == "kernel":  # Output, input, height, width in PyTorch.
-      array = np.transpose(array, (2, 3, 1, 0)) if array.ndim == 4 else array
+    if from_torch and place[-1] == "kernel" and array.ndim == 4:
+      array = np.transpose(array, (2, 3, 1, 0))  # From output, input, h, w.
     if array.shape != wanted[place].shape:
       wrong.append(f"{name} {tensors[name].shape}")
     elif not np.isfinite(array.astype(np.float32)).all():
