@@ -3,7 +3,8 @@
 Ten losses on the teacher's encoder output, as it is and behind the student's
 regressor; without one CWD, FitNets and PKD are not defined and left out. Every
 loss has the same say, half of the student's gradient: at one alpha their shares
-differ by orders of magnitude.
+differ by orders of magnitude. `--config.grid.weighting=grid,authors` sets the
+losses beside them as their authors weigh them.
 
 Run, with images in DIR as `busi_cpu` takes them, and kdjax[pretrained]:
 
