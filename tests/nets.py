@@ -1,6 +1,7 @@
 """Networks as a user may bring them: they know nothing of kdjax."""
 
 from flax import linen as nn
+from flax import nnx
 
 
 class Plain(nn.Module):
@@ -33,6 +34,32 @@ class Normed(nn.Module):
       x = nn.BatchNorm(not train, name=f"norm{i}")(x)
       x = nn.leaky_relu(x, self.slope)
     return nn.Conv(self.num_classes, (1, 1), name="head")(x)
+
+
+class Stage(nnx.Module):
+  """A stage of an nnx network, with BatchNorm."""
+
+  def __init__(self, before, width, rngs):
+    self.conv = nnx.Conv(before, width, (3, 3), rngs=rngs)
+    self.norm = nnx.BatchNorm(width, rngs=rngs)
+
+  def __call__(self, x, train):
+    return nnx.relu(self.norm(self.conv(x), use_running_average=not train))
+
+
+class Bridged(nn.Module):
+  """An nnx network in linen's clothes, its stages levels."""
+
+  width: int = 4
+  num_classes: int = 2
+  in_channels: int = 3
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    linen = lambda name, kind, *args: nnx.bridge.ToLinen(kind, args, name=name)
+    x = linen("first", Stage, self.in_channels, self.width)(images, train=train)
+    x = linen("second", Stage, self.width, self.width)(x, train=train)
+    return linen("head", nnx.Conv, self.width, self.num_classes, (1, 1))(x)
 
 
 class NoClasses(nn.Module):

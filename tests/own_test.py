@@ -93,6 +93,41 @@ def test_they_train_teach_and_predict(tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_an_nnx_network_trains_and_teaches_through_flax_s_bridge(tmp_path):
+  config = make_config(grid__pair=(("second", "second"),))
+  for role, width in (("teacher", 6), ("student", 3)):
+    config[role] = dict(name="tests.nets:Bridged", width=width)
+  study = conftest.make_study(config, ARMS, tmp_path)
+  teachers, students = course.train(study)
+  (block,) = study.blocks
+  kernels = students[block]["params"]["second"]["conv"]["kernel"]
+  for i in range(len(ARMS)):
+    for j in range(i):
+      assert not np.allclose(kernels[i], kernels[j]), (ARMS[i], ARMS[j])
+  start = jax.device_get(
+    nets.Bridged(width=6).init(jax.random.key(0), np.zeros((1, 16, 16, 3)))
+  )["batch_stats"]
+  changed = jax.tree.map(
+    lambda x, y: not np.allclose(x[0], y), teachers[block]["batch_stats"], start
+  )
+  assert all(jax.tree.leaves(changed))  # Its statistics are the batches'.
+  ((_, margins),) = loop.predict(study, study.student_stage, students)
+  images = study.dataset.images[study.folds[block.fold].test]
+  inputs = views.normalise(
+    images.astype(np.float32) / 255,
+    3,
+    study.make_model("student").normalisation,
+  )
+  for i in range(len(ARMS)):
+    logits = nets.Bridged(width=3).apply(
+      jax.tree.map(lambda x, i=i: x[i], students[block]), inputs
+    )
+    np.testing.assert_allclose(
+      margins[i], logits[..., 1] - logits[..., 0], rtol=1e-4, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize(
   ("fields", "said"),
   [

@@ -20,6 +20,9 @@ the following it may have each; what it has not, it goes without:
                   devices.
   dtype           of its arithmetic: without, engine.dtype is float32.
   folded          see `folding`, for networks of `layers.ConvNorm`.
+
+An nnx module goes into one by `flax.nnx.bridge.ToLinen`, stage by stage where
+its stages are to be levels.
 """
 
 import functools
