@@ -120,11 +120,11 @@ def plan(options):
 def data(options):
   """Prints what a data set holds."""
   from kdjax import configs
-  from kdjax.data import pipeline
+  from kdjax.data import description
   from kdjax.engine import studies
 
   config = configs.load(options.config, options.overrides)
-  say(pipeline.describe(*studies.load_data(config)))
+  say(description.make(*studies.load_data(config)))
 
 
 def export(options):

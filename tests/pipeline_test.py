@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from kdjax.data import description
 from kdjax.data import folders
 from kdjax.data import phantom
 from kdjax.data import pipeline
@@ -174,7 +175,7 @@ def test_spacing_is_read_anew_and_seen_by_the_fingerprint(
   assert before.spacings == {}
   assert after.spacings == {"b": (0.07, 0.07)}
   assert before.fingerprint != after.fingerprint
-  text = pipeline.describe(after, ())
+  text = description.make(after, ())
   assert "0.07 to 0.07 mm per pixel, 1 of 2 cases" in text
 
 
@@ -329,7 +330,7 @@ def test_describe_tells_what_is_there(tmp_path):
   make(tmp_path / "set", "abcdefghijkl")
   write(tmp_path / "set" / "masks" / "a.png", np.zeros((40, 64), np.uint8))
   data = pipeline.load(config(tmp_path))
-  text = pipeline.describe(data, splits.make_folds(data, SPLITS))
+  text = description.make(data, splits.make_folds(data, SPLITS))
   for line in (
     "data set     set 1.0.0",
     f"fingerprint  {data.fingerprint[:12]}",
