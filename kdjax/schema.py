@@ -158,8 +158,9 @@ FIELDS = {
       _LARGE,
     ),
     "arms_at_once": Field(
-      "arms of a block that one accelerator steps together, while what the "
-      "teacher said waits for the others; 0 is as many as fit",
+      "arms of a block that one device steps together, while what the teacher "
+      "said waits for the others; 0 is as many as fit, and on a CPU, of many "
+      "that train for the same, at most 24, which compile sooner",
       int,
       0,
       _LARGE,
