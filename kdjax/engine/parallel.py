@@ -140,19 +140,21 @@ def make_evaluate(layout, look):
     # Once arms rest there are fewer than the layout was made for.
     return -(-arms // layout.together)
 
-  def turns_of(params):
-    return turns(len(jax.tree.leaves(params)[0]))
+  def turns_of(variables):
+    return turns(len(jax.tree.leaves(variables)[0]))
 
   def arms(own, data, chunk):
     return jax.vmap(lambda trial: look(*trial, data, chunk))(own)
 
   def block_arms(params, batch_stats, data, chunk):
-    own = lambda turn: arms(turn, data, chunk)
-    return _turn_by_turn(turns_of(params), own, (params, batch_stats))
+    own = params, batch_stats  # Of answers there are no params.
+    every = lambda turn: arms(turn, data, chunk)
+    return _turn_by_turn(turns_of(own), every, own)
 
   def block_turn(params, batch_stats, turn, data, chunk):
-    cut = lambda x: _divide(x, turns_of(params))[turn]
-    return arms(jax.tree.map(cut, (params, batch_stats)), data, chunk)
+    own = params, batch_stats
+    cut = lambda x: _divide(x, turns_of(own))[turn]
+    return arms(jax.tree.map(cut, own), data, chunk)
 
   if not _from_python(layout):
     blocks = jax.vmap(block_arms, in_axes=(0, 0, None, 0))
@@ -161,7 +163,7 @@ def make_evaluate(layout, look):
   one = _over_devices(layout, blocks, (0, 0, None, None, 0))
 
   def evaluate(params, batch_stats, data, chunk):
-    arms = jax.tree.leaves(params)[0].shape[2]
+    arms = jax.tree.leaves((params, batch_stats))[0].shape[2]
     parts = [
       jax.device_get(one(params, batch_stats, turn, data, chunk))
       for turn in range(turns(arms))
