@@ -25,9 +25,6 @@ import jax.numpy as jnp
 
 from kdjax.distill import relations
 
-# Under a square root or a quotient: far below any signal in float32.
-_TINY = 1e-12
-
 
 def mse(student, teacher, temperature, classes):
   """Mean squared difference over positions and channels."""
@@ -79,7 +76,7 @@ def pearson(student, teacher, temperature, classes):
   def standardise(x):
     x = x - jnp.mean(x, axis=(0, 1, 2), keepdims=True)
     variance = jnp.mean(x**2, axis=(0, 1, 2), keepdims=True)
-    return x * jax.lax.rsqrt(variance + _TINY)
+    return x * jax.lax.rsqrt(variance + relations.TINY)
 
   gap = standardise(student) - standardise(teacher)
   return 0.5 * jnp.mean(gap**2, axis=(1, 2, 3))

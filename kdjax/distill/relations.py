@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 # Under a square root or a quotient: far below any signal in float32.
-_TINY = 1e-12
+TINY = 1e-12
 
 # Nodes of `pairwise` along a side; all pairs of more would not fit in memory.
 _NODES = 16
@@ -106,10 +106,10 @@ def positions(x):
 
 def _unit(x):
   """Scales the last axis to length 1; leaves zeros, with a finite gradient."""
-  return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + _TINY)
+  return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + TINY)
 
 
 def _prototypes(x, classes):
   """Mean of `[B, N, C]` over each class: `[B, K, C]`, 0 for a missing one."""
   size = jnp.sum(classes, axis=1)[..., None]  # [B, K, 1]
-  return classes.swapaxes(1, 2) @ x / jnp.maximum(size, _TINY)
+  return classes.swapaxes(1, 2) @ x / jnp.maximum(size, TINY)

@@ -65,8 +65,8 @@ def _make_turned_step(layout, prepare, step):
   """
 
   def block_turn(states, lanes, turn, count, shared):
-    cut = functools.partial(jax.tree.map, lambda x: _divide(x, turns)[turn])
-    stepped = step(cut(states), cut(lanes), count, *shared)
+    own = _of_turn((states, lanes), turn, turns)
+    stepped = step(*own, count, *shared)
     put = lambda x, new: _divide(x, turns).at[turn].set(new).reshape(x.shape)
     return jax.tree.map(put, states, stepped)
 
@@ -153,8 +153,7 @@ def make_evaluate(layout, look):
 
   def block_turn(params, batch_stats, turn, data, chunk):
     own = params, batch_stats
-    cut = lambda x: _divide(x, turns_of(own))[turn]
-    return arms(jax.tree.map(cut, own), data, chunk)
+    return arms(_of_turn(own, turn, turns_of(own)), data, chunk)
 
   if not _from_python(layout):
     blocks = jax.vmap(block_arms, in_axes=(0, 0, None, 0))
@@ -176,6 +175,11 @@ def make_evaluate(layout, look):
 def _from_python(layout):
   """Whether turns are calls from Python: where steps are, on CPU."""
   return layout.turns > 1 and not layout.scan
+
+
+def _of_turn(tree, turn, turns):
+  """The arms of one of several turns: `[G', ...]` to `[P, ...]`."""
+  return jax.tree.map(lambda x: _divide(x, turns)[turn], tree)
 
 
 def _divide(x, turns):

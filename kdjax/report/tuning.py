@@ -128,7 +128,7 @@ def notes(results):
     ""
     if agree is None
     else " Of the draws that went on, a rung ranks them as the one before did "
-    f"with Spearman's rho {_signed(agree)} on average (1: alike, 0: not "
+    f"with Spearman's rho {words.signed(agree)} on average (1: alike, 0: not "
     "at all), so much do fewer epochs tell of more."
   )
   return [
@@ -172,10 +172,6 @@ def edges(results):
     if len(arms):
       found[name] = list(dict.fromkeys(arms))
   return found
-
-
-def _signed(value):
-  return f"{value:+.1f}".replace("-", words.MINUS)
 
 
 def _best(folds, count):

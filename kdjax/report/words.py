@@ -21,7 +21,12 @@ def points(value, digits=1):
   """A signed difference in Dice points, from Dice in [-1, 1]."""
   if pd.isna(value):
     return "-"
-  rounded = round(100 * value, digits) + 0.0  # No "-0.0".
+  return signed(100 * value, digits)
+
+
+def signed(value, digits=1):
+  """A number with its sign."""
+  rounded = round(value, digits) + 0.0  # No "-0.0".
   return f"{rounded:+.{digits}f}".replace("-", MINUS)
 
 
