@@ -30,6 +30,7 @@ def get_config(size="full"):
     features=("image", "mask"),  # Of TFDS; then perhaps label and group.
     mask_name="{}",  # Of a mask's file, by its image's: "{}_mask".
     masks="same",  # Or "resize": fit masks of another size.
+    regions=("lesion",),  # Of masks; several make classes: ("lesion", "cyst").
     group="",  # What of a case's name is the patient: r"p\d+".
     channels=1,  # Or 3: in colours.
     classes=(),  # Labels to keep; () keeps all.

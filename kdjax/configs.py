@@ -250,6 +250,7 @@ _NEW = {
     "group": "",
     "features": ["image", "mask"],
     "channels": 1,
+    "regions": ["lesion"],
   },
   "grid": {
     "soft_dice": [0.0],

@@ -19,25 +19,31 @@ _LIMITS = {"dice": 1, "iou": 1, "hd95": math.inf, "assd": math.inf}
 _OPTIONAL = {"hd95_mm": math.inf, "assd_mm": math.inf, "brier": 1, "ece": 1}
 
 
-def per_case(workdir):
+def per_case(workdir, regions=()):
   """per_case.csv as a frame, one row per model, trial and case.
 
   `dice` and `iou` are in [0, 1], NaN where `empty_truth`, as in
   `evaluate.metrics`; `_OPTIONAL` may not be there.
 
+  Args:
+    workdir: a folder or gs://...
+    regions: several of which it has `workdirs.REGIONAL` measures, too.
+
   Raises:
     UserError: the file is missing or damaged.
   """
   numbers = (*_LIMITS, *_OPTIONAL)
+  more = [workdirs.of_region(m, x) for m in workdirs.REGIONAL for x in regions]
   path = workdirs.there(workdir, workdirs.PER_CASE)
   try:
     # A case may be called "007" or "NA", so words stay words.
     frame = _frame(
       path,
-      dict.fromkeys(numbers, ["", "nan", "NaN"]),
-      dtype=dict.fromkeys(_WORDS, str) | dict.fromkeys(numbers, float),
+      dict.fromkeys((*numbers, *more), ["", "nan", "NaN"]),
+      dtype=dict.fromkeys(_WORDS, str)
+      | dict.fromkeys((*numbers, *more), float),
     )
-    damage = _damage(frame)
+    damage = _damage(frame, more)
   except (OSError, ValueError) as error:
     damage = error
   if damage:
@@ -45,9 +51,9 @@ def per_case(workdir):
   return frame
 
 
-def _damage(frame):
+def _damage(frame, more):
   """What is wrong with a per-case frame, in a few words; empty if nothing."""
-  columns = (*_WORDS, *_COUNTS, *_LIMITS)
+  columns = (*_WORDS, *_COUNTS, *_LIMITS, *more)
   if missing := [name for name in columns if name not in frame]:
     return f"no column {', '.join(missing)}"
   if frame.empty:
@@ -66,8 +72,9 @@ def _damage(frame):
     bad[name] = lesion & ~frame[name].between(0, limit)
   for name in ("dice", "iou"):
     bad[name] |= ~lesion & frame[name].notna()
-  for name in set(_OPTIONAL) & set(frame):
-    fits = frame[name].between(0, _OPTIONAL[name])
+  limits = _OPTIONAL | dict.fromkeys(more, 1)
+  for name in set(limits) & set(frame):
+    fits = frame[name].between(0, limits[name])
     bad[name] = frame[name].notna() & ~fits
   for name, lines in bad.items():
     if lines.any():

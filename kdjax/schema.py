@@ -52,6 +52,13 @@ FIELDS = {
       "fit",
       str,
     ),
+    "regions": Field(
+      "that masks show beside the background: lesion, or several by name in the "
+      "order of their numbers, or with what stands for them: lesion=1, "
+      "cyst=#00ff00",
+      str,
+      many=True,
+    ),
     "group": Field(
       "regular expression that finds the patient in a case's name; empty: "
       "manifest.csv tells, or nothing",

@@ -94,6 +94,9 @@ COLUMNS = {
   ),
 }
 
+# What per_case.csv has of each region, where masks show several.
+REGIONAL = ("dice", "empty_prediction")
+
 _AGAIN = "run `kdjax train` again in this workdir to have it written anew"
 # The way out of damage.
 _MEND = {
@@ -135,17 +138,32 @@ def tests(workdir):
   return epath.Path(workdir) / TESTS
 
 
-def write_table(workdir, name, rows):
+def of_region(measure, region):
+  """The column of per_case.csv that has a measure of one of several regions.
+
+  Args:
+    measure: one of `REGIONAL`.
+    region: its name.
+  """
+  return f"{measure}_{region}"
+
+
+def write_table(workdir, name, rows, regions=()):
   """Writes a file of `COLUMNS`; keys of rows that are no column stay out.
 
   Args:
     workdir: a folder or gs://...
     name: of the file.
     rows: dicts.
+    regions: of which `REGIONAL` measures are columns, too.
   """
   text = io.StringIO()
+  more = [of_region(x, region) for region in regions for x in REGIONAL]
   writer = csv.DictWriter(
-    text, COLUMNS[name], lineterminator="\n", extrasaction="ignore"
+    text,
+    (*COLUMNS[name], *more),
+    lineterminator="\n",
+    extrasaction="ignore",
   )
   writer.writeheader()
   writer.writerows(rows)

@@ -15,6 +15,7 @@ from kdjax import configs
 from kdjax import workdirs
 from kdjax.data import images
 from kdjax.data import pipeline
+from kdjax.data import regions
 from kdjax.data import views
 from kdjax.deploy import export
 from kdjax.deploy import latency
@@ -306,7 +307,8 @@ def test_masks_are_those_that_the_study_tested(study, exported, tmp_path):
 def full_images(study):
   """The data set's images as on disk, in the order of its cases."""
   data = study.config.data
-  _, make = pipeline._choose(data, pipeline.pathlib.Path(data.cache_dir))
+  cache = pipeline.pathlib.Path(data.cache_dir)
+  _, make = pipeline._choose(data, cache, regions.Regions())
   source = make().as_data_source(split="all")
   rows = sorted(source, key=lambda row: row["name"])
   return [row["image"][..., 0] for row in rows]

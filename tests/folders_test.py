@@ -194,7 +194,7 @@ def test_of_two_values_the_larger_is_the_lesion(tmp_path, pixels):
   tally = collections.Counter()
   path = write(tmp_path / "x.png", pixels)
   read = masks.read([path], SIZE, tally=tally)
-  assert read.dtype == bool and not tally
+  assert read.dtype == np.uint8 and not tally
   np.testing.assert_array_equal(read, SQUARE)
 
 

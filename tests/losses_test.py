@@ -30,6 +30,9 @@ def make_classes(lesions=True):
 
 def value(name, s, t, tau=1.0, classes=None):
   classes = make_classes() if classes is None else classes
+  if losses.LOSSES[name].few:  # Its channels are classes.
+    more = s.shape[-1] - classes.shape[-1]
+    classes = jnp.pad(classes, ((0, 0),) * 3 + ((0, more),))
   return losses.LOSSES[name].function(s, t, tau, classes)
 
 
@@ -105,6 +108,40 @@ def numpy_rad(s, t, tau, classes):
   ]
 
 
+def kl(p, q):
+  return (p * np.log(p / q)).sum()
+
+
+def numpy_dkd(s, t, tau, classes):
+  def parts(x, target):
+    p = softmax(x / tau, 0)
+    rest = np.delete(p, target)
+    return np.array([p[target], rest.sum()]), rest / rest.sum()
+
+  def one(a, b, m):
+    (ours, among), (theirs, beside) = (parts(x, m.argmax()) for x in (a, b))
+    return tau**2 * (kl(theirs, ours) + 8 * kl(beside, among))
+
+  return [
+    np.mean([one(*x) for x in zip(*case, strict=True)])
+    for case in zip(s, t, classes, strict=True)
+  ]
+
+
+def numpy_dist(s, t, tau, classes):
+  """1 - Pearson's r, over classes by position and over positions by class."""
+  p, q = (softmax(x / tau, -1).reshape(-1, x.shape[-1]) for x in (s, t))
+  apart = lambda a, b: np.mean(
+    [1 - np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)]
+  )
+  return tau**2 * (apart(p, q) + apart(p.T, q.T))
+
+
+def numpy_lskd(s, t, tau, classes):
+  z = lambda x: (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+  return divergence(z(s), z(t), tau, -1).mean(-1)
+
+
 FORMULAS = {
   "MSE": lambda s, t, tau, classes: ((s - t) ** 2).mean((1, 2)),
   "KLD": lambda s, t, tau, classes: divergence(s, t, tau, -1).mean(-1),
@@ -118,9 +155,12 @@ FORMULAS = {
   "SKD": numpy_skd,
   "IFVD": numpy_ifvd,
   "RAD": numpy_rad,
+  "DKD": numpy_dkd,
+  "DIST": numpy_dist,
+  "LSKD": numpy_lskd,
 }
 # Over the batch as a whole: their number is the mean of `[B]`.
-WHOLE = ("PKD", "SP")
+WHOLE = ("PKD", "SP", "DIST")
 
 
 @every_loss

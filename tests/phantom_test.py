@@ -30,7 +30,7 @@ def test_seeds_and_indices_give_other_cases(cases):
 
 def test_images_are_8_bit_grey_and_use_the_range(cases):
   for image, mask, kind in cases:
-    assert image.dtype == np.uint8 and mask.dtype == bool
+    assert image.dtype == mask.dtype == np.uint8
     assert image.shape == mask.shape
     assert 160 <= image.shape[0] <= 224 and 208 <= image.shape[1] <= 256
     assert 50 < image.mean() < 180 and image.std() > 25

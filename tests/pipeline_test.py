@@ -35,6 +35,7 @@ def config(tmp_path, **changes):
       group="",
       features=("image", "mask"),
       channels=1,
+      regions=("lesion",),
       classes=(),
       image_size=16,
       num_cases=4,
@@ -90,7 +91,7 @@ def test_arrays_have_the_promised_shapes_and_types(tmp_path):
     (42, 64),
     (40, 64),
   ]
-  assert all(mask.dtype == bool for mask in data.full_masks)
+  assert all(mask.dtype == np.uint8 for mask in data.full_masks)
   assert all(mask.sum() == 256 for mask in data.full_masks)
 
 
@@ -315,9 +316,9 @@ def test_the_phantom_loads_by_the_same_protocol(
   tmp_path, monkeypatch, num_cases
 ):
   # The default configuration is one that TFDS knows already; both must do.
-  cheap = lambda seed, index: (
+  cheap = lambda seed, index, cysts: (
     np.full((20, 24), index, np.uint8),
-    np.eye(20, 24, dtype=bool),
+    np.eye(20, 24, dtype=np.uint8),
     "cyst",
   )
   monkeypatch.setattr(phantom, "simulate", cheap)

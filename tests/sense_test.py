@@ -28,6 +28,10 @@ def ask(pathway, loss, student=(4, 4, 3), teacher=(4, 4, 3), batch_size=2):
     ("HReg", "CWD", dict(student=(1, 1, 8)), "one position"),
     ("H", "SP", dict(batch_size=1), "batch size above 1"),
     ("L", "FitNets", {}, "choose pathway HReg"),
+    ("L", "DKD", dict(student=(4, 4, 2), teacher=(4, 4, 2)), "three classes"),
+    ("L", "DIST", dict(student=(4, 4, 2), teacher=(4, 4, 2)), "inter-class"),
+    ("L", "LSKD", dict(student=(4, 4, 2), teacher=(4, 4, 2)), "their order"),
+    ("HReg", "DKD", {}, "which logits alone have: choose pathway L"),
   ],
 )
 def test_an_objection_says_why(pathway, loss, shapes, said):
@@ -38,7 +42,9 @@ def test_an_objection_says_why(pathway, loss, shapes, said):
 def test_what_a_relu_cannot_reach_is_refused_where_numbers_are_matched(loss):
   objective = trials.Objective("HReg", loss, PAIRS)
   said = sense.objection(objective, (4, 4, 3), (4, 4, 3), 2, beyond_reach=True)
-  if loss in ("MSE", "FitNets"):
+  if "HReg" not in losses.LOSSES[loss].pathways:
+    assert "choose pathway L" in said
+  elif loss in ("MSE", "FitNets"):
     assert "set regressor.activation=linear" in said
   else:
     assert said is None
@@ -66,7 +72,7 @@ def test_no_objection_means_a_gradient(pathway, loss):
     s, t = pathways.PATHWAYS[pathway](
       student, teacher, lambda x: 2.0 * x, kind.relational
     )
-    classes = pathways.memberships(mask, t, 2)
+    classes = pathways.memberships(mask, t, 3)
     return jnp.sum(kind.function(s, t, 1.0, classes))
 
   assert jnp.linalg.norm(jax.grad(value)(student)) > 1e-4

@@ -204,8 +204,6 @@ def test_only_views_that_a_teacher_sees_are_used():
     ({"pair": ((("encoder4", "encoder5"), "x"),)}, "grid.pair"),
     ({"pair": (("encoder4", "encoder5", 0.0),)}, "distils nothing"),
     ({"pair": ((("a", "b"), ("a", "b", 2.0)),)}, "a pair twice"),
-    ({"loss": ("DKD",)}, "grid.loss=DKD distils nothing here: with two"),
-    ({"loss": ("DIST",)}, "grid.loss=DIST distils nothing here"),
     ({"weighting": ("mine",)}, "grid.weighting has no 'mine'"),
   ],
 )

@@ -9,8 +9,11 @@ def make(dataset, folds):
   """The text; `folds` as from `splits.make_folds`."""
   sizes = np.array([mask.shape for mask in dataset.full_masks])  # [N, 2]
   (low_h, low_w), (high_h, high_w) = sizes.min(axis=0), sizes.max(axis=0)
-  lesion = np.array([mask.mean() for mask in dataset.full_masks])  # [N]
-  quartiles = [f"{x:.2%}" for x in np.quantile(lesion, (0.25, 0.5, 0.75))]
+  parts = {  # Of each image, by region, [N].
+    name: np.array([np.mean(mask == i) for mask in dataset.full_masks])
+    for i, name in enumerate(dataset.regions, start=1)
+  }
+  lesion = sum(parts.values())
   empty = [
     label
     for label, fraction in zip(dataset.labels, lesion, strict=True)
@@ -26,11 +29,12 @@ def make(dataset, folds):
     ("size", f"width {low_w} to {high_w}, height {low_h} to {high_h}"),
     *([("channels", "3, in colours")] if dataset.images.ndim == 4 else []),
     *_describe_spacings(dataset),
-    ("lesion", f"quartiles {', '.join(quartiles)} of the image"),
+    *_describe_regions(parts),
     *(("note", note) for note in dataset.notes),
   ]
   labels = sorted(set(dataset.labels))
-  rows = [("fold", "part", "cases", "groups", *labels, "median lesion")]
+  median = f"median {' + '.join(dataset.regions)}"
+  rows = [("fold", "part", "cases", "groups", *labels, median)]
   for number, fold in enumerate(folds):
     for part, indices in vars(fold).items():
       here = collections.Counter(dataset.labels[i] for i in indices)
@@ -45,6 +49,20 @@ def make(dataset, folds):
         )
       )
   return "\n".join([*_align(facts), "", *_align(rows)])
+
+
+def _describe_regions(parts):
+  """A row for each region: how much of the images that show it."""
+  several = len(parts) > 1
+  found = []
+  for name, part in parts.items():
+    # Of several, most images lack some.
+    known = part[part > 0] if several and part.any() else part
+    quartiles = [f"{x:.2%}" for x in np.quantile(known, (0.25, 0.5, 0.75))]
+    said = f"quartiles {', '.join(quartiles)} of the image"
+    where = f"in {np.count_nonzero(part)} cases, " if several else ""
+    found.append((name, where + said))
+  return found
 
 
 def _describe_spacings(dataset):

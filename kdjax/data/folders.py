@@ -14,6 +14,7 @@ from kdjax.data import images
 from kdjax.data import listing
 from kdjax.data import manifest
 from kdjax.data import masks
+from kdjax.data import regions
 from kdjax.errors import UserError
 
 
@@ -43,28 +44,38 @@ class FolderConfig(tfds.core.BuilderConfig):
   cases: tuple[listing.CaseFiles, ...] = ()
   sizes: str = masks.SIZES[0]
   channels: int = 1
+  shown: regions.Regions = regions.Regions()
 
   @classmethod
-  def of(cls, cases, sizes=masks.SIZES[0], channels=1):
+  def of(cls, cases, sizes=masks.SIZES[0], channels=1, shown=regions.Regions()):
     """The config for what `listing.find` returned.
 
     Args:
       cases: which.
       sizes: what becomes of masks of other sizes, see `masks.read`.
       channels: of the images, see `images.read_image`.
+      shown: `Regions`, what masks show.
     """
     name = digest(cases)[:32]
     if sizes != masks.SIZES[0]:
       name += f"-{sizes}"
     if channels != 1:
       name += "-rgb"
-    return cls(name=name, cases=tuple(cases), sizes=sizes, channels=channels)
+    if shown.key:
+      name += f"-{hashlib.sha256(shown.key.encode()).hexdigest()[:8]}"
+    return cls(
+      name=name,
+      cases=tuple(cases),
+      sizes=sizes,
+      channels=channels,
+      shown=shown,
+    )
 
 
 class Cases(tfds.core.GeneratorBasedBuilder):
   """Cases: name, label, group, image and mask as PNG.
 
-  Of `builder_config.channels`, 1 or 3, for images; masks are grey.
+  Of `builder_config.channels`, 1 or 3, for images; masks are grey, see `grey`.
 
   `info.metadata["notes"]` lists what a reader of the results should know.
   """
@@ -120,7 +131,11 @@ class Folder(Cases):
     for case, group in zip(cases, grouped, strict=True):
       image = images.read_image(case.image, config.channels)
       mask = masks.read(
-        case.masks, image.shape[:2], sizes=config.sizes, tally=tally
+        case.masks,
+        image.shape[:2],
+        regions=config.shown,
+        sizes=config.sizes,
+        tally=tally,
       )
       tally["several"] += len(case.masks) > 1
       tally["flat"] += image.min() == image.max()
@@ -132,10 +147,20 @@ class Folder(Cases):
           "label": case.label,
           "group": group,
           "image": images.png(image),
-          "mask": images.png(mask.astype(np.uint8) * 255),
+          "mask": images.png(grey(mask, config.shown.classes)),
         },
       )
     self._note(tally)
+
+
+def grey(mask, classes):
+  """Classes as greys that an eye tells apart, evenly from 0 to 255: uint8."""
+  return mask.astype(np.uint8) * (255 // (classes - 1))
+
+
+def number(pixels, classes):
+  """Greys of `grey` as classes again, uint8."""
+  return pixels // (255 // (classes - 1))
 
 
 _NOTES = {

@@ -17,6 +17,7 @@ from tensorflow_datasets.core import read_only_builder
 from kdjax.data import folders
 from kdjax.data import images
 from kdjax.data import masks
+from kdjax.data import regions
 from kdjax.errors import UserError
 
 PREFIX = "tfds:"
@@ -34,9 +35,18 @@ class ForeignConfig(tfds.core.BuilderConfig):
   features: dict = dataclasses.field(default_factory=dict)
   sizes: str = masks.SIZES[0]
   channels: int = 1
+  shown: regions.Regions = regions.Regions()
 
   @classmethod
-  def of(cls, name, folder, features, sizes=masks.SIZES[0], channels=1):
+  def of(
+    cls,
+    name,
+    folder,
+    features,
+    sizes=masks.SIZES[0],
+    channels=1,
+    shown=regions.Regions(),
+  ):
     """The config for a data set that is prepared.
 
     Args:
@@ -45,6 +55,7 @@ class ForeignConfig(tfds.core.BuilderConfig):
       features: names of its image, mask, label and group, as many as it has.
       sizes: what becomes of masks of another size, see `masks.read`.
       channels: 3 for colours, 1 for their luma.
+      shown: `Regions`, what masks show.
 
     Raises:
       UserError: it is not there or not as array_record, or has no such image.
@@ -57,7 +68,7 @@ class ForeignConfig(tfds.core.BuilderConfig):
       for x in source.info.splits.values()
     ]
     said = repr((source.info.full_name, sorted(splits), named, sizes))
-    digest = hashlib.sha256(said.encode()).hexdigest()[:32]
+    digest = hashlib.sha256((said + shown.key).encode()).hexdigest()[:32]
     if channels != 1:
       digest += "-rgb"
     return cls(
@@ -66,6 +77,7 @@ class ForeignConfig(tfds.core.BuilderConfig):
       features=named,
       sizes=sizes,
       channels=channels,
+      shown=shown,
     )
 
 
@@ -81,7 +93,7 @@ class Foreign(folders.Cases):
     for name, split, row in _rows(config.source):
       where = f"{PREFIX}{config.source.info.full_name}, {split}, {name}"
       image = _picture(row[config.features["image"]], where, config.channels)
-      mask = _lesion(row, config, image.shape[:2], where, tally)
+      mask = _mask(row, config, image.shape[:2], where, tally)
       label, group = (_word(row, config, part) for part in ("label", "group"))
       key = image.shape, hashlib.sha256(image).digest()
       first, other = seen.setdefault(key, (group or name, name))
@@ -98,7 +110,7 @@ class Foreign(folders.Cases):
           "label": label or "unlabelled",
           "group": group or first,
           "image": images.png(image),
-          "mask": images.png(mask.astype(np.uint8) * 255),
+          "mask": images.png(folders.grey(mask, config.shown.classes)),
         },
       )
       tally["flat"] += image.min() == image.max()
@@ -168,18 +180,26 @@ def _picture(pixels, where, channels):
   return np.asarray(PIL.Image.fromarray(pixels).convert("L"))
 
 
-def _lesion(row, config, size, where, tally):
-  """A case's mask as bool `[h, w]`, of its image's `size`."""
+def _mask(row, config, size, where, tally):
+  """A case's classes, uint8 `[h, w]`, of its image's `size`."""
   values = np.asarray(row[config.features["mask"]])
   if values.ndim == 3 and values.shape[-1] == 1:
     values = values[..., 0]
-  if values.ndim != 2 or values.dtype.kind not in "uib":
+  colours = config.shown.coloured
+  like = (*values.shape[:2], 3) if colours else values.shape[:2]
+  if values.ndim < 2 or values.shape != like or values.dtype.kind not in "uib":
     raise UserError(
-      f"{where}: its mask is {values.dtype} {list(values.shape)}; one of whole "
-      "numbers [h, w] is needed."
+      f"{where}: its mask is {values.dtype} {list(values.shape)}; one of "
+      + ("colours [h, w, 3]" if colours else "whole numbers [h, w]")
+      + " is needed."
     )
   return masks.fit(
-    f"{where}, mask", values.astype(np.int64), size, config.sizes, tally
+    f"{where}, mask",
+    values.astype(np.int64),
+    size,
+    config.sizes,
+    tally,
+    config.shown,
   )
 
 

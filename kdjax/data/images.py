@@ -58,10 +58,20 @@ def read_grey(path):
   return _decode(path, "L")
 
 
-def _decode(path, mode):
-  """The pixels of a file in one of Pillow's modes, "L" or "RGB".
+def read_numbers(path):
+  """Whole numbers `[H, W]` as stored: grey of 8 or 16 bits, or of a palette.
 
-  Greyscale that is 16 bits deep stays so, uint16 `[H, W]`.
+  Raises:
+    UserError: as of `read_image`; or the file holds colours.
+  """
+  return _decode(path, "P")
+
+
+def _decode(path, mode):
+  """The pixels of a file in one of Pillow's modes, "L", "RGB" or "P".
+
+  Greyscale that is 16 bits deep stays so, uint16 `[H, W]`. "P" is numbers: of
+  a palette the places, else grey.
   """
   kind = FORMATS.get(path.suffix.lower())
   if kind is None:
@@ -105,6 +115,16 @@ def _pixels(path, image, mode):
     return np.asarray(image).astype(np.uint16)
   if image.mode in ("I", "F"):
     raise UserError(f"{path}: 32 bits a pixel; export it with 8 or 16")
+  if mode == "P":
+    if image.mode in ("P", "L", "1"):
+      return np.asarray(image).astype(np.uint8)
+    colours = np.asarray(image.convert("RGB"))
+    if np.ptp(colours.astype(int), axis=-1).any():
+      raise UserError(
+        f"{path}: colours, where data.regions has numbers; name the colours, "
+        "as lesion=#ff0000"
+      )
+    return colours[..., 0]
   if image.has_transparency_data:
     image = image.convert("RGBA")
     black = PIL.Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -123,7 +143,7 @@ def squeeze(image, side):
 
 
 def upsample(margin, size):
-  """Resizes a network's margin to its mask: `[S, S]` to float32 `[h, w]`.
+  """Resizes a network's margins to its mask, to float32 `[h, w]`.
 
   Bilinear with half-pixel centres; where the mask is the smaller one, the
   triangle is widened so that no pixel of the margin is skipped. The margin is
@@ -131,13 +151,35 @@ def upsample(margin, size):
   the network's pixels.
 
   Args:
-    margin: lesion logit minus background logit.
+    margin: a region's logit minus the background's, `[S, S]`; or of several
+      regions, `[S, S, R]` to `[h, w, R]`.
     size: `(h, w)` of the original mask.
   """
+  if np.ndim(margin) == 3:
+    each = np.moveaxis(np.asarray(margin), -1, 0)
+    return np.stack([upsample(x, size) for x in each], axis=-1)
   height, width = size
   image = PIL.Image.fromarray(np.ascontiguousarray(margin, np.float32))
   resized = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
   return np.asarray(resized)
+
+
+def decide(margin):
+  """The class of each pixel, uint8 `[h, w]`: 0 is the background.
+
+  That of the largest logit; the first of equal ones. What is not a number
+  predicts nothing.
+
+  Args:
+    margin: `[h, w]`, or `[h, w, R]` of several regions.
+  """
+  margin = np.asarray(margin)
+  if margin.ndim == 2:
+    return (margin > 0).astype(np.uint8)
+  margin = np.where(np.isnan(margin), -np.inf, margin)
+  best = np.argmax(margin, axis=-1)
+  highest = np.max(margin, axis=-1)
+  return np.where(highest > 0, best + 1, 0).astype(np.uint8)
 
 
 def png(pixels):

@@ -120,8 +120,13 @@ def lesion(rng, kind, shape):
   return expit(4 / softness * (border.clip(0.4) - np.hypot(u, v)))
 
 
-def anatomy(rng, kind, shape, pixel):
-  """Maps of the columns of TISSUES, `[3, H, W]`, and the mask, `[H, W]`."""
+def anatomy(rng, kind, shape, pixel, cysts=None):
+  """Maps of the columns of TISSUES, `[3, H, W]`, and the mask, `[H, W]`.
+
+  The mask is 1 in the lesion. With `cysts`, a random generator of its own, it
+  is 2 in cysts, the lesion's kind or a second finding beside it, which is
+  there in two of three cases.
+  """
   mm = 1 / pixel
   z, x = np.indices(shape)
   depth = shape[0] * pixel
@@ -162,26 +167,37 @@ def anatomy(rng, kind, shape, pixel):
   paint(kind, inside)
   if kind != "cyst":  # Fluid is homogeneous.
     maps[0] += 2.5 * inside * field(rng, shape, (0.8 * mm, 0.8 * mm))
+  mask = (inside > 0.5).astype(np.uint8)
+  if cysts is not None:
+    mask *= 1 + (kind == "cyst")
+    if cysts.random() < 2 / 3:
+      fluid = lesion(cysts, "cyst", shape) * (1 - inside)
+      paint("cyst", fluid)
+      mask[fluid > 0.5] = 2
   paint("skin", 1 - below(rng.uniform(1.2, 2.5), 0.1))
   # Ligaments met edge-on attenuate: shadows without a lesion above them.
   edge_on = field(rng, (1, shape[1]), (0, 2.5 * mm)) - rng.uniform(0, 1.5)
   maps[1] += 0.6 * gland * (1 - muscle) * np.maximum(edge_on, 0)
-  return maps, inside > 0.5
+  return maps, mask
 
 
-def simulate(seed, index):
+def simulate(seed, index, cysts=False):
   """Case `index` of the data set that `seed` names: (image, mask, kind).
 
-  Depends on (seed, index) alone. The image is uint8 `[H, W]`, H in 160..224
-  and W in 208..256, of 30 to 42 mm depth and square pixels; the mask is bool
-  `[H, W]`, 0.5 % to 20 % of it true; the kind is one of KINDS.
+  Depends on (seed, index) and `cysts` alone. The image is uint8 `[H, W]`, H in
+  160..224 and W in 208..256, of 30 to 42 mm depth and square pixels; the mask
+  is uint8 `[H, W]`, 1 in the lesion, 0.5 % to 20 % of it; with `cysts` 2 in
+  cysts, see `anatomy`; the kind is one of KINDS.
   """
   rng = np.random.default_rng([seed, index])
+  others = np.random.default_rng([seed, index, 1]) if cysts else None
   # Multiples of 8 keep the FFTs fast.
   shape = 8 * int(rng.integers(20, 29)), 8 * int(rng.integers(26, 33))
   kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
   pixel = rng.uniform(30, 42) / shape[0]  # mm
-  (echo, attenuation, impedance), mask = anatomy(rng, kind, shape, pixel)
+  (echo, attenuation, impedance), mask = anatomy(
+    rng, kind, shape, pixel, others
+  )
 
   # Time gain makes up for an average breast, not for this one; nor does the
   # probe touch the skin equally well everywhere.
@@ -215,15 +231,18 @@ class PhantomConfig(tfds.core.BuilderConfig):
   name: str = ""  # Follows from the rest.
   num_cases: int = 163
   seed: int = 0
+  cysts: bool = False  # Whether masks tell them from lesions, see `anatomy`.
 
   def __post_init__(self):
-    self.name = f"cases{self.num_cases}_seed{self.seed}"
+    kind = "_cysts" if self.cysts else ""
+    self.name = f"cases{self.num_cases}_seed{self.seed}{kind}"
 
 
 class Phantom(tfds.core.GeneratorBasedBuilder):
   """The phantom as a data set: one split, every case a group of its own.
 
-  Images and masks (0 or 255) are greyscale PNG; `label` is the lesion's kind.
+  Images and masks, classes evenly from 0 to 255, are greyscale PNG; `label` is
+  the lesion's kind.
   """
 
   # Goes up when `simulate` changes: what was prepared before is then stale.
@@ -254,7 +273,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self):
     config = self.builder_config
     for index in range(config.num_cases):
-      image, mask, kind = simulate(config.seed, index)
+      image, mask, kind = simulate(config.seed, index, config.cysts)
       name = f"phantom_{index:03d}"
       yield (
         index,
@@ -263,6 +282,6 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
           "label": kind,
           "group": name,
           "image": images.png(image),
-          "mask": images.png(mask.astype(np.uint8) * 255),
+          "mask": images.png(mask * (255 // (1 + config.cysts))),
         },
       )

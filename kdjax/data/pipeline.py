@@ -10,7 +10,6 @@ import pathlib
 import absl.logging
 import grain
 import numpy as np
-import PIL.Image
 import tensorflow_datasets as tfds
 
 from kdjax.data import folders
@@ -19,6 +18,7 @@ from kdjax.data import images
 from kdjax.data import listing
 from kdjax.data import masks
 from kdjax.data import phantom
+from kdjax.data import regions
 from kdjax.errors import UserError
 
 
@@ -33,12 +33,13 @@ class Dataset:
   groups: tuple[str, ...]  # Cases of one group must not be split.
   labels: tuple[str, ...]
   images: np.ndarray  # uint8 [N, S, S] or, of colours, [N, S, S, 3], 0 to 255
-  masks: np.ndarray  # uint8 [N, S, S], 1 in the lesion
-  full_masks: tuple[np.ndarray, ...]  # bool [h, w] each, as on disk
+  masks: np.ndarray  # uint8 [N, S, S], classes: 0 is the background
+  full_masks: tuple[np.ndarray, ...]  # uint8 [h, w] each, the same as on disk
   notes: tuple[str, ...]  # What a reader of the results should know.
   # Of the cases where it is known: mm per pixel on disk, down and across.
   spacings: dict = dataclasses.field(default_factory=dict)
   digests: tuple[str, ...] = ()  # Of each case, what the fingerprint is of all.
+  regions: tuple[str, ...] = regions.Regions().names  # Classes from 1 on.
 
 
 def load(data):
@@ -47,15 +48,15 @@ def load(data):
   The first call prepares it below `cache_dir`, under a key of all its bytes,
   so a changed folder is prepared anew. Preparation appears whole or not at
   all. Images are squeezed to S x S (the aspect is not kept) with an
-  anti-aliased bilinear filter; a pixel of a mask is lesion when more than half
-  of its area is.
+  anti-aliased bilinear filter; a pixel of a mask is of the class that has the
+  most of its area.
 
   Args:
     data: name ("phantom", "folder" or "tfds:NAME"), dir, mask_name, group and
       masks (of a folder: see `listing.find` and `masks.read`), features (of
-      TFDS, see `foreign`), channels (1 for grey, 3 for colours), classes (the
-      labels to keep, all when empty), image_size (S), num_cases and seed (of
-      the phantom), cache_dir.
+      TFDS, see `foreign`), regions (see `regions.make`), channels (1 for
+      grey, 3 for colours), classes (the labels to keep, all when empty),
+      image_size (S), num_cases and seed (of the phantom), cache_dir.
 
   Raises:
     UserError: an unknown name or class; whatever `listing`, `masks` and
@@ -69,10 +70,11 @@ def load(data):
   if data.image_size < 1:
     raise UserError(f"data.image_size={data.image_size} must be positive")
   cache = pathlib.Path(data.cache_dir).expanduser()
-  name, make = _choose(data, cache)
+  shown = regions.make(data.regions)
+  name, make = _choose(data, cache, shown)
   with _quiet():
     builder = _prepare(make, cache)
-    rows = _read(builder, data.image_size, data.channels)
+    rows = _read(builder, data.image_size, data.channels, shown.classes)
   known = sorted({row["label"] for row in rows})
   if unknown := sorted(set(data.classes) - set(known)):
     raise UserError(
@@ -98,6 +100,7 @@ def load(data):
     notes=tuple((builder.info.metadata or {}).get("notes", ())),
     spacings=spacings,
     digests=tuple(digest.hex() for digest in column("digest")),
+    regions=shown.names,
   )
 
 
@@ -108,7 +111,7 @@ def _spacings(builder, names):
   return {name: known[name] for name in names if name in known}
 
 
-def _choose(data, cache):
+def _choose(data, cache, shown):
   """The data set's name, and a function that makes its TFDS builder."""
   if data.name == "phantom":
     if data.num_cases < 1 or data.seed < 0:
@@ -116,7 +119,14 @@ def _choose(data, cache):
         f"data.num_cases={data.num_cases} must be positive and "
         f"data.seed={data.seed} not negative"
       )
-    config = phantom.PhantomConfig(num_cases=data.num_cases, seed=data.seed)
+    if shown not in map(regions.make, (("lesion",), ("lesion", "cyst"))):
+      raise UserError(
+        f"data.regions={','.join(data.regions)}: a phantom shows lesion, or "
+        "lesion,cyst"
+      )
+    config = phantom.PhantomConfig(
+      num_cases=data.num_cases, seed=data.seed, cysts=len(shown.names) > 1
+    )
     # TFDS refuses a config that its class has already under the same name.
     config = phantom.Phantom.builder_configs.get(config.name, config)
     return "phantom", functools.partial(
@@ -129,7 +139,7 @@ def _choose(data, cache):
   if data.name.startswith(foreign.PREFIX):
     name = data.name.removeprefix(foreign.PREFIX)
     config = foreign.ForeignConfig.of(
-      name, data.dir, data.features, data.masks, data.channels
+      name, data.dir, data.features, data.masks, data.channels, shown
     )
     return config.source.info.name, functools.partial(
       foreign.Foreign, data_dir=cache, config=config
@@ -147,7 +157,7 @@ def _choose(data, cache):
       "choose another place"
     )
   found = listing.find(folder, data.mask_name, data.group)
-  config = folders.FolderConfig.of(found, data.masks, data.channels)
+  config = folders.FolderConfig.of(found, data.masks, data.channels, shown)
   return folder.name, functools.partial(
     folders.Folder, data_dir=cache, config=config
   )
@@ -205,12 +215,14 @@ def _make(make, cache):
     ) from error
 
 
-def _read(builder, size, channels):
+def _read(builder, size, channels, classes):
   """Every example as a dict of names, arrays and a digest, sorted by name."""
   try:
     source = builder.as_data_source(split="all")
     rows = grain.MapDataset.source(source).map(
-      functools.partial(_convert, size=size, channels=channels)
+      functools.partial(
+        _convert, size=size, channels=channels, classes=classes
+      )
     )
     return sorted(rows, key=lambda row: row["name"])
   except Exception as error:  # Whatever array_record and PNG make of damage.
@@ -220,7 +232,7 @@ def _read(builder, size, channels):
     ) from error
 
 
-def _convert(example, *, size, channels):
+def _convert(example, *, size, channels, classes):
   """One example of TFDS to what `Dataset` holds of it."""
   row = {key: example[key].decode() for key in ("name", "label", "group")}
   image, mask = example["image"], example["mask"][..., 0]  # [h, w]
@@ -230,12 +242,10 @@ def _convert(example, *, size, channels):
     image = images.coloured(image)
   said = repr((*row.values(), image.shape)).encode()
   pixels = image.tobytes() + mask.tobytes()
-  area = PIL.Image.fromarray((mask > 0).astype(np.float32)).resize(
-    (size, size), PIL.Image.Resampling.BOX
-  )
+  full = folders.number(mask, classes)
   return row | {
     "image": images.squeeze(image, size),
-    "mask": (np.asarray(area) > 0.5).astype(np.uint8),
-    "full_mask": mask > 0,
+    "mask": regions.shares(full, classes, (size, size)),
+    "full_mask": full,
     "digest": hashlib.sha256(said + pixels).digest(),
   }

@@ -87,16 +87,17 @@ def normalise(image, channels, statistics, colours=False):
   return (image - mean.reshape(shape)) / std.reshape(shape)
 
 
-def render(key, image, mask, settings):
+def render(key, image, mask, settings, classes=2):
   """The views of one image, before normalisation.
 
   Args:
     key: of the image, epoch, seed and fold.
     image: `[S, S]` or `[S, S, 3]` uint8.
-    mask: `[S, S]`, 1 where the lesion is.
+    mask: `[S, S]`, classes by number; 0 is the background.
     settings: what `sample_geometry` takes; `noise`, the largest deviation of
       Gaussian noise, of images in [0, 1]; `dropout`, the probability of a
       pixel to be black.
+    classes: of the mask; a moved pixel is of the one that has most of it.
 
   Returns:
     `({"strong", "weak"}, [S, S] int32)`: views as `image`, in [0, 1], and the
@@ -105,7 +106,10 @@ def render(key, image, mask, settings):
   geometry_key, level, noise, dropout = jax.random.split(key, 4)
   geometry = sample_geometry(geometry_key, settings)
   weak = warp(image.astype(float) / 255.0, geometry)
-  mask = warp(mask.astype(float), geometry) > 0.5
+  regions = jax.nn.one_hot(mask - 1, classes - 1, dtype=float)
+  regions = warp(regions, geometry)  # [S, S, R]
+  rest = 1.0 - jnp.sum(regions, axis=-1, keepdims=True)
+  mask = jnp.argmax(jnp.concatenate([rest, regions], axis=-1), axis=-1)
   deviation = settings.noise * jax.random.uniform(level)
   strong = weak + deviation * jax.random.normal(noise, weak.shape)
   kept = jax.random.bernoulli(dropout, 1.0 - settings.dropout, mask.shape)

@@ -36,8 +36,7 @@ def make(network, about, name, measured=None):
     f"{network.fold}, seed {network.seed}, {about['network']['name']}.",
     f"- In: {kind} images, 0 to 255, squeezed to {side} x {side}. Scaling and "
     "normalisation are inside the file, BatchNorm is in the convolutions.",
-    "- Out: a margin per pixel, the logit of lesion minus that of background; "
-    "resized to the image's own size, lesion where it is above 0.",
+    *_out(network.regions),
     "- Its epoch was chosen on validation cases, with a "
     f"{network.validated}; test cases had no say in any choice.",
     f"- Config: sha256 {network.config_hash}.",
@@ -78,6 +77,21 @@ def make(network, about, name, measured=None):
     "outcome was studied.",
   ]
   return "\n".join(lines) + "\n"
+
+
+def _out(regions):
+  if len(regions) == 1:
+    return [
+      f"- Out: a margin per pixel, the logit of {regions[0]} minus that of "
+      f"background; resized to the image's own size, {regions[0]} where it is "
+      "above 0."
+    ]
+  return [
+    f"- Out: of {', '.join(regions)} a margin per pixel each, its logit minus "
+    "that of background; resized to the image's own size, the largest that is "
+    "above 0 says what is there. Dice below is the mean over the regions that "
+    "a case shows."
+  ]
 
 
 def quantised(measured):

@@ -116,7 +116,8 @@ def need(package):
 
 def describe(network, kind):
   """What a reader or another runtime must know of the exported file."""
-  side, colours = network.shape[0], len(network.shape) == 3
+  colours = len(network.shape) == 3
+  regions = network.regions
   mean, deviation = network.model.normalisation
   versions = {
     name: importlib.metadata.version(name)
@@ -150,13 +151,13 @@ def describe(network, kind):
     "output": {
       "name": runtime.OUTPUT,
       "dtype": "float32",
-      "shape": ["batch", side, side],
-      "values": "logit of lesion minus logit of background",
+      "shape": ["batch", *network.answer],
+      "values": f"logit of {', of '.join(regions)}, minus logit of background",
       "resize": "bilinear, half-pixel centres, to the image's own size "
       "(Pillow's BILINEAR)",
       "threshold": 0.0,
     },
-    "classes": ["background", "lesion"],
+    "classes": ["background", *regions],
     "config_sha256": network.config_hash,
     "versions": versions,
   }

@@ -17,15 +17,16 @@ from kdjax.errors import UserError
 _OPSET, _IR = 17, 8
 
 _NCHW = (0, 3, 1, 2)
-_PLACE = (0, 2, 3, 1)  # Where each axis of NHWC is in NCHW.
+_NHWC = _PLACE = (0, 2, 3, 1)  # Where each axis of NHWC is in NCHW, too.
 
 
 def make(function, shape, entry, name):
   """The ONNX model of a network, its batch size open.
 
   Args:
-    function: from uint8 `[B, *shape]` to float32 `[B, S, S]`, a network without
-      BatchNorm and with plain convolutions.
+    function: from uint8 `[B, *shape]` to float32 `[B, S, S]`, or `[B, S, S, R]`
+      of several regions, a network without BatchNorm and with plain
+      convolutions.
     shape: `(S, S)` or, of colours, `(S, S, 3)`.
     entry: name of the input.
     name: of the output.
@@ -41,13 +42,16 @@ def make(function, shape, entry, name):
   if len(shape) == 3:
     images = graph.node("Transpose", entry, perm=_NCHW)
   (result,) = graph.run(traced.jaxpr, traced.consts, [images])
+  (answer,) = traced.out_avals
+  if answer.ndim == 4:
+    result = graph.node("Transpose", result, perm=_NHWC)
   graph.nodes.append(onnx.helper.make_node("Identity", [result], [name]))
   model = onnx.helper.make_model(
     onnx.helper.make_graph(
       graph.nodes,
       "kdjax",
       [_tensor(entry, onnx.TensorProto.UINT8, ["batch", *shape])],
-      [_tensor(name, onnx.TensorProto.FLOAT, ["batch", *shape[:2]])],
+      [_tensor(name, onnx.TensorProto.FLOAT, ["batch", *answer.shape[1:]])],
       graph.constants,
     ),
     opset_imports=[onnx.helper.make_opsetid("", _OPSET)],

@@ -16,13 +16,18 @@ from kdjax.data import images
 from kdjax.deploy import runtime
 from kdjax.errors import UserError
 
-_CONTOUR = (255, 64, 64)
+# Of regions in their order, then again from the first.
+_HUES = np.array(
+  [(255, 64, 64), (64, 160, 255), (255, 200, 0), (64, 220, 120)], np.uint8
+)
 
 
 def run(model, paths, out, batch=1):
   """Predicts every image and writes `NAME_mask.png` and `NAME_overlay.png`.
 
   A file that cannot be read is named on stderr and the others go on.
+
+  A mask is 255 in the lesion; of several regions it has their numbers.
 
   Args:
     model: an ONNX file from `kdjax export`.
@@ -60,11 +65,18 @@ def run(model, paths, out, batch=1):
       if not np.isfinite(margin).all():
         failed.append(f"{path}: the network's answer is not finite")
         continue
-      mask = images.upsample(margin, image.shape[:2]) > 0
-      pictures = mask.astype(np.uint8) * 255, overlay(image, mask)
-      for target, pixels in zip(_outputs(path, out), pictures, strict=True):
-        _write(target, pixels)
-      lines.append(f"{path}: lesion on {mask.mean():.2%} of the image")
+      classes = images.decide(images.upsample(margin, image.shape[:2]))
+      pictures = (
+        _mask(classes, len(network.regions)),
+        PIL.Image.fromarray(overlay(image, classes)),
+      )
+      for target, picture in zip(_outputs(path, out), pictures, strict=True):
+        _write(target, picture)
+      parts = [
+        f"{name} on {np.mean(classes == number):.2%}"
+        for number, name in enumerate(network.regions, start=1)
+      ]
+      lines.append(f"{path}: {', '.join(parts)} of the image")
   for line in failed:
     print(f"kdjax: {' '.join(line.split())}", file=sys.stderr)
   if milliseconds:
@@ -76,15 +88,44 @@ def run(model, paths, out, batch=1):
   return "\n".join(lines), len(failed)
 
 
-def overlay(image, mask):
-  """An image, grey or RGB, with the border of a mask `[h, w]` in red: RGB."""
-  inner = np.pad(mask, 1)
-  inner = (
-    inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+def overlay(image, classes):
+  """An image, grey or RGB, with the border of each region in colour: RGB.
+
+  Args:
+    image: uint8 `[h, w]` or `[h, w, 3]`.
+    classes: `[h, w]`, 0 is the background.
+  """
+  classes = np.asarray(classes, np.uint8)
+  around = np.pad(classes, 1, constant_values=0)
+  inner = np.all(
+    [
+      classes == x
+      for x in (
+        around[:-2, 1:-1],
+        around[2:, 1:-1],
+        around[1:-1, :-2],
+        around[1:-1, 2:],
+      )
+    ],
+    axis=0,
   )
   shown = images.coloured(image).copy()
-  shown[mask & ~inner] = _CONTOUR
+  border = (classes > 0) & ~inner
+  shown[border] = _HUES[(classes[border] - 1) % len(_HUES)]
   return shown
+
+
+def _mask(classes, count):
+  """A picture of a mask: 255 where the region is; of several their numbers.
+
+  Those are places in a palette, so that they are seen, too.
+  """
+  if count == 1:
+    return PIL.Image.fromarray(classes * np.uint8(255))
+  picture = PIL.Image.fromarray(classes, "P")
+  hues = _HUES[np.arange(count) % len(_HUES)]
+  picture.putpalette([0, 0, 0, *hues.ravel().tolist()])
+  return picture
 
 
 def _find(paths, out):
@@ -124,12 +165,12 @@ def _outputs(path, out):
   return out / f"{path.stem}_mask.png", out / f"{path.stem}_overlay.png"
 
 
-def _write(path, pixels):
+def _write(path, picture):
   """Writes a PNG that appears whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f".{path.name}")
   try:
-    PIL.Image.fromarray(pixels).save(beside, "PNG")
+    picture.save(beside, "PNG")
     beside.replace(path)
   finally:
     beside.unlink(missing_ok=True)

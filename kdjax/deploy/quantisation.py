@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 
 from kdjax import readers
-from kdjax.data import images
 from kdjax.deploy import runtime
 from kdjax.engine import studies
 from kdjax.errors import UserError
@@ -114,7 +113,7 @@ def _data(network):
 
 
 def _dice(content, dataset, cases):
-  """Dice of the test cases at their masks' resolution, `[N]`."""
+  """Dice of the test cases at their masks' resolution, as in the table, `[N]`."""
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "network.onnx"
     path.write_bytes(content)
@@ -128,7 +127,7 @@ def _dice(content, dataset, cases):
   truths = [dataset.full_masks[case] for case in cases]
   return np.array(
     [
-      metrics.dice(images.upsample(margin, truth.shape) > 0, truth)
+      metrics.case_row(margin, truth, regions=dataset.regions)["dice"]
       for margin, truth in zip(margins, truths, strict=True)
     ]
   )

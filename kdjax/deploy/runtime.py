@@ -18,6 +18,7 @@ class Network:
   Attributes:
     about: its description, as in the JSON beside it.
     shape: of the images that go in, `(S, S)` or, of colours, `(S, S, 3)`.
+    regions: names of the classes from 1 on.
   """
 
   def __init__(self, path, threads=0):
@@ -55,6 +56,7 @@ class Network:
       self.about = json.loads(found)
       self.shape = tuple(self.about["input"]["shape"][1:])
       self.side, self.channels = self.shape[0], (*self.shape, 1)[2]
+      self.regions = tuple(map(str, self.about["classes"][1:]))
     except (ValueError, RecursionError, LookupError, TypeError) as error:
       raise UserError(
         f"{path}: its description is damaged; export it again."
@@ -67,9 +69,10 @@ class Network:
       (x.name, x.type, x.shape[1:])
       for x in (*self._session.get_inputs(), *self._session.get_outputs())
     ]
+    several = [len(self.regions)] if len(self.regions) > 1 else []
     wanted = [
       (INPUT, "tensor(uint8)", list(self.shape)),
-      (OUTPUT, "tensor(float)", [self.side, self.side]),
+      (OUTPUT, "tensor(float)", [self.side, self.side, *several]),
     ]
     if found != wanted:
       raise UserError(
@@ -78,7 +81,10 @@ class Network:
       )
 
   def margins(self, images):
-    """uint8 `[B, *shape]` to float32 `[B, S, S]`, lesion where above 0."""
+    """uint8 `[B, *shape]` to float32 `[B, S, S]`, lesion where above 0.
+
+    Of several regions `[B, S, S, R]`, see `images.decide`.
+    """
     try:
       (found,) = self._session.run([OUTPUT], {INPUT: np.asarray(images)})
     except Exception as error:  # Its exceptions have no base of their own.

@@ -13,6 +13,7 @@ import numpy as np
 from kdjax import configs
 from kdjax import readers
 from kdjax import workdirs
+from kdjax.data import regions
 from kdjax.data import views
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
@@ -61,6 +62,16 @@ class Trained:
     return shape(self.config)
 
   @property
+  def answer(self):
+    """Of the margins that come out, `(S, S)`; `(S, S, R)` of several regions."""
+    return answer(self.config)
+
+  @property
+  def regions(self):
+    """Names of the classes from 1 on."""
+    return regions.make(self.config.data.regions).names
+
+  @property
   def config_hash(self):
     """sha256 of the config's file, in hex."""
     return hashlib.sha256(
@@ -68,7 +79,7 @@ class Trained:
     ).hexdigest()
 
   def inference(self):
-    """From uint8 `[B, *shape]` to margins `[B, S, S]`, to run alone.
+    """From uint8 `[B, *shape]` to margins `[B, *answer]`, to run alone.
 
     Scaling and normalisation are inside, BatchNorm is in the convolutions.
     """
@@ -79,6 +90,13 @@ def shape(config):
   """See `Trained.shape`."""
   side = config.data.image_size
   return (side, side, *([3] if config.data.channels == 3 else []))
+
+
+def answer(config):
+  """See `Trained.answer`."""
+  side = config.data.image_size
+  names = regions.make(config.data.regions).names
+  return (side, side, *([len(names)] if len(names) > 1 else []))
 
 
 def make_inference(model, variables):

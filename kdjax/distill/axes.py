@@ -69,12 +69,6 @@ def _one_of(known):
   )
 
 
-def _loss_objection(value):
-  if value in losses.DEAD:
-    return f"={value} distils nothing here: {losses.DEAD[value]}"
-  return _one_of(tuple(losses.LOSSES))(value)
-
-
 def _alpha_objection(value):
   if 0 < value <= 1:
     return None
@@ -133,7 +127,7 @@ AXES = (
     fields.Field(", ".join(losses.LOSSES), str),
     "under which loss",
     _by_distilled,
-    objection=_loss_objection,
+    objection=_one_of(tuple(losses.LOSSES)),
     suffix="_{}".format,
     always_shown=True,
     word=lambda arm: arm.objective.loss,

@@ -23,6 +23,7 @@ import typing
 import jax
 import jax.numpy as jnp
 
+from kdjax.distill import classwise
 from kdjax.distill import relations
 
 
@@ -122,6 +123,7 @@ class Loss:
     because: why not under the others.
     distance: whether it is 0 at equal numbers alone, whatever their scale or
       order; a student that cannot have them is pulled nowhere.
+    few: why two channels are too few, where they are; else "".
     weights: by pathway, its authors' `Weight` where they published one.
   """
 
@@ -132,6 +134,7 @@ class Loss:
   pathways: tuple[str, ...] = ("L", "H", "HReg")
   because: str = "its paper does not define it there"
   distance: bool = False
+  few: str = ""
   weights: Mapping[str, Weight] = dataclasses.field(default_factory=dict)
 
 
@@ -142,6 +145,7 @@ def _at_levels(*weight):
 
 _EMKD = "EMKD, https://arxiv.org/abs/2108.09987, its train_kd.py"
 _CWD = "https://arxiv.org/abs/2011.13256"
+_OF_CLASSES = "it is of classes, which logits alone have"
 _BY_CHANNEL = "it compares channel by channel, and H averages channels away"
 
 # A config names a loss by one of these.
@@ -210,12 +214,32 @@ LOSSES = {
     over="positions",
     weights=_at_levels(0.9, _EMKD),
   ),
-}
-
-# Losses of the literature that are no use here, and why.
-DEAD = {
-  "DKD": "with two classes its non-target term has no gradient and the rest "
-  "is KLD",
-  "DIST": "with two classes its inter-class term has next to no gradient",
-  "LSKD": "standardising two logits leaves only their order",
+  "DKD": Loss(
+    classwise.decoupled,
+    over="channels",
+    softened=True,
+    pathways=("L",),
+    because=_OF_CLASSES,
+    few="with two classes its non-target term has no gradient and the rest is "
+    "KLD",
+    weights={
+      "L": Weight(1.0, "https://arxiv.org/abs/2203.08679, its configs", 4.0)
+    },
+  ),
+  "DIST": Loss(
+    classwise.correlations,
+    over="cases",
+    softened=True,
+    pathways=("L",),
+    because=_OF_CLASSES,
+    few="with two classes its inter-class term has next to no gradient",
+  ),
+  "LSKD": Loss(
+    classwise.standardised,
+    over="channels",
+    softened=True,
+    pathways=("L",),
+    because=_OF_CLASSES,
+    few="standardising two logits leaves only their order",
+  ),
 }

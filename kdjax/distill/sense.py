@@ -25,6 +25,8 @@ def objection(objective, student, teacher, batch_size, beyond_reach=False):
     channels = positions  # One distribution over all of them.
   if loss.over == "channels" and channels < 2:
     return "a softmax over one number is 1, whatever the number"
+  if loss.few and channels < 3:
+    return f"{loss.few}: it needs three classes, which data.regions names"
   if loss.over == "positions" and positions < 2:
     return "the maps have one position alone: choose finer levels"
   if loss.over == "cases" and batch_size < 2:

@@ -1,6 +1,7 @@
 """What is refused before anything is compiled, with the field at fault."""
 
 import jax
+import numpy as np
 
 from kdjax.distill import pathways
 from kdjax.distill import sense
@@ -65,10 +66,18 @@ def check_training(config, cases):
       )
 
 
-def check_validation(study):
-  """Refuses to choose an epoch by a Dice that no validation case defines."""
-  masks = study.dataset.masks
+def check_masks(study):
+  """Refuses a region that nothing teaches, or a Dice that nothing defines."""
+  masks, names = study.dataset.masks, study.dataset.regions
   for fold in dict.fromkeys(block.fold for block in study.blocks):
+    taught = set(np.unique(masks[study.folds[fold].train]))
+    for number, name in enumerate(names, start=1):
+      # One alone may be missing, as in a study of false alarms.
+      if len(names) > 1 and number not in taught:
+        raise UserError(
+          f"data.regions: no training case of fold {fold} shows {name}: leave "
+          "it out, or split otherwise."
+        )
     for role in ("teacher_training", "student_training"):
       chosen = study.config[role].select
       if chosen == "dice" and not masks[study.folds[fold].val].any():
@@ -83,9 +92,11 @@ def check_models(study):
   config = study.config
   for role in ("teacher", "student"):
     model = study.make_model(role)
-    if model.num_classes != 2:
+    names = study.dataset.regions
+    if model.num_classes != len(names) + 1:
       raise UserError(
-        f"{role}.num_classes={model.num_classes}: lesion and background are 2."
+        f"{role}.num_classes={model.num_classes}: background and "
+        f"{', '.join(names)} are {len(names) + 1}."
       )
     if model.in_channels not in (1, 3):
       raise UserError(

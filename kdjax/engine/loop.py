@@ -256,7 +256,8 @@ def _bar(programs, stage, rounds):
 def predict(study, stage, best):
   """Margins on the test cases, yielded as `(block, [G, M, S, S])`.
 
-  A margin is the lesion's logit minus the background's, of the best epoch.
+  A margin is a region's logit minus the background's, of the best epoch; of
+  several regions they are `[G, M, S, S, R]`.
   """
   programs, left = None, list(study.blocks)
   while left:

@@ -89,7 +89,9 @@ class Programs:
     self.init_teacher = make_init(study, "teacher", {})
     rendering = {
       "views": trials.views(stage.arms),
-      "render": functools.partial(views.render, settings=config.views),
+      "render": functools.partial(
+        views.render, settings=config.views, classes=model.num_classes
+      ),
       "normalise": study.make_normalise(stage.role),
       "teacher_normalise": study.make_normalise("teacher"),
     }

@@ -222,7 +222,7 @@ def make_study(config, workdir, dataset=None):
   if len(set(blocks)) < len(blocks):
     raise UserError("folds or seeds has a number twice: give each once.")
   study = Study(config, epath.Path(workdir), dataset, folds, blocks, arms)
-  checks.check_validation(study)
+  checks.check_masks(study)
   adoption.check_answers(study)
   checks.check_models(study)
   for stage in (study.teacher_stage, study.student_stage):

@@ -3,6 +3,8 @@
 import sys
 
 from kdjax import workdirs
+from kdjax.data import images
+from kdjax.data import regions
 from kdjax.engine import loop
 from kdjax.evaluate import metrics
 from kdjax.evaluate import predictions
@@ -17,7 +19,7 @@ def write(study, teachers, students):
     students: the same.
   """
   print("test: every fold's test cases by every model.", file=sys.stderr)
-  rows, margins = [], []
+  rows, predicted = [], []
   for stage, best in (
     (study.teacher_stage, teachers),
     (study.student_stage, students),
@@ -25,10 +27,11 @@ def write(study, teachers, students):
     for block, of_block in loop.predict(study, stage, best) if best else ():
       for arm, of_arm in zip(stage.arms, of_block, strict=True):
         rows += _rows(study, block, arm.name, of_arm)
-        margins += list(of_arm > 0)
-  predictions.write(study.workdir, study.dataset, rows, margins)
+        predicted += map(images.decide, of_arm)
+  predictions.write(study.workdir, study.dataset, rows, predicted)
   # Last, since it says that all is done.
-  workdirs.write_table(study.workdir, workdirs.PER_CASE, rows)
+  several = regions.several(study.dataset.regions)
+  workdirs.write_table(study.workdir, workdirs.PER_CASE, rows, several)
 
 
 def _rows(study, block, model, margins):
@@ -44,5 +47,6 @@ def _rows(study, block, model, margins):
         margin,
         dataset.full_masks[case],
         dataset.spacings.get(dataset.cases[case]),
+        dataset.regions,
       ),
     }

@@ -25,10 +25,10 @@ class Predictions:
   Attributes:
     cases: names, `[N]`.
     images: uint8 `[N, S, S]` or `[N, S, S, 3]`, as the networks saw them.
-    truths: bool `[N, S, S]`.
+    truths: classes, uint8 `[N, S, S]`.
     sizes: height and width on disk, `[N, 2]`, pixels; images were squeezed.
     rows: (model, fold, seed, case) to the row of `masks`.
-    masks: bit-packed predictions, uint8 `[R, ceil(S * S / 8)]`.
+    masks: bit-packed predictions, uint8 `[R, K - 1, ceil(S * S / 8)]`.
   """
 
   cases: tuple[str, ...]
@@ -39,13 +39,13 @@ class Predictions:
   masks: np.ndarray
 
   def mask(self, model, fold, seed, case):
-    """The predicted mask, bool `[S, S]`, or None if there is none."""
+    """The predicted classes, uint8 `[S, S]`, or None if there are none."""
     row = self.rows.get((model, int(fold), int(seed), case))
     if row is None:
       return None
     side = self.images.shape[1]
-    bits = np.unpackbits(self.masks[row], count=side * side)
-    return bits.reshape(side, side).astype(bool)
+    bits = np.unpackbits(self.masks[row], axis=-1, count=side * side)
+    return _together(bits.reshape(-1, side, side))
 
 
 def write(workdir, dataset, rows, masks):
@@ -55,8 +55,11 @@ def write(workdir, dataset, rows, masks):
     workdir: where to.
     dataset: `pipeline.Dataset`, or what has its cases, images and masks.
     rows: dicts with the keys `TRIAL`, one per mask.
-    masks: bool `[S, S]` each, at the network's resolution.
+    masks: classes, `[S, S]` each, at the network's resolution.
   """
+  count = len(getattr(dataset, "regions", ("lesion",)))
+  apart = lambda x: np.stack([x == i + 1 for i in range(count)], axis=-3)
+  pack = lambda x: np.packbits(apart(x).reshape(count, -1), axis=-1)
   tested = sorted({row["case"] for row in rows})
   place = {case: i for i, case in enumerate(dataset.cases)}
   chosen = [place[case] for case in tested]
@@ -69,12 +72,12 @@ def write(workdir, dataset, rows, masks):
     cases=np.array(tested),
     models=np.array(models),
     images=dataset.images[chosen],
-    truths=np.packbits(dataset.masks[chosen].astype(bool), axis=None),
+    truths=np.packbits(apart(dataset.masks[chosen]), axis=None),
     sizes=np.array([dataset.full_masks[i].shape for i in chosen]),
     rows=np.array(
       [[number.get(x, int)(row[x]) for x in TRIAL] for row in rows], np.int32
     ),
-    masks=np.stack([np.packbits(np.asarray(x, bool)) for x in masks]),
+    masks=np.stack([pack(np.asarray(x)) for x in masks]),
   )
   files.write_bytes(
     epath.Path(workdir) / workdirs.PREDICTIONS, content.getvalue()
@@ -96,20 +99,29 @@ def read(workdir):
     ) from error
 
 
+def _together(planes):
+  """Where each region is, `[..., R, S, S]`, as classes `[..., S, S]`."""
+  numbers = np.arange(1, planes.shape[-3] + 1, dtype=np.uint8)
+  return np.einsum("...rhw,r->...hw", planes, numbers)
+
+
 def _read(content):
   with np.load(content, allow_pickle=False) as found:
     images, models = found["images"], found["models"].tolist()
     cases = tuple(found["cases"].tolist())
-    shape = images.shape[:3]
+    masks = found["masks"]
+    if masks.ndim == 2:  # Of an older kdjax, which had one region.
+      masks = masks[:, None]
+    shape = (len(images), masks.shape[1], *images.shape[1:3])
     bits = np.unpackbits(found["truths"], count=math.prod(shape))
     return Predictions(
       cases,
       images,
-      bits.reshape(shape).astype(bool),
+      _together(bits.reshape(shape)),
       found["sizes"],
       {
         (models[m], int(fold), int(seed), cases[c]): i
         for i, (m, fold, seed, c) in enumerate(found["rows"])
       },
-      found["masks"],
+      masks,
     )

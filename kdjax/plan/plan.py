@@ -13,6 +13,7 @@ import sys
 import numpy as np
 
 from kdjax.data import pipeline
+from kdjax.data import regions
 from kdjax.engine import convolution
 from kdjax.engine import fitting
 from kdjax.engine import networks
@@ -190,6 +191,7 @@ def stand_in(config):
     masks=blank,
     full_masks=(),
     notes=(),
+    regions=regions.make(data.regions).names,
   )
   if data.name != "folder":
     return dataset, ()

@@ -13,7 +13,9 @@ import pandas as pd
 from PIL import Image
 
 from kdjax.evaluate import predictions as stored
+from kdjax.report import style
 
+_ON_SCREEN = [("#00c290", "#ff6a13")]  # As page.css has them.
 HEADER = ("case", "fold", "Teacher", "Student", "arms", "gain")
 
 
@@ -31,14 +33,22 @@ def make(results):
   seed = int(results.per_case["seed"].min())
   place = {case: i for i, case in enumerate(found.cases)}
   tested = [x for x in results.scores.index if x[1] in place]
-  truths = np.stack([np.packbits(x) for x in found.truths])
+  hues = style.of_regions(max(1, len(results.regions)))
+  truths = np.stack(
+    [
+      [np.packbits(x == i + 1) for i in range(len(hues))] for x in found.truths
+    ]
+  )
   masks = np.concatenate([found.masks, truths]).tobytes()
   return {
     "seed": seed,
+    "regions": list(zip(results.regions, (x for x, _ in hues), strict=False)),
     "header": HEADER,
     "rows": _rows(results, tested),
     "data": {
       "side": found.images.shape[1],
+      # Of each region's truth and prediction; a mask has a plane for each.
+      "colours": _ON_SCREEN if len(hues) == 1 else hues,
       "masks": base64.b64encode(zlib.compress(masks, 9)).decode(),
       "images": [_jpeg(x) for x in found.images],
       "sizes": found.sizes.tolist(),

@@ -13,6 +13,7 @@ from kdjax.report import figures
 from kdjax.report import latex
 from kdjax.report import page
 from kdjax.report import readme
+from kdjax.report import regional
 from kdjax.report import segmentations
 from kdjax.report import tables
 from kdjax.report import words
@@ -113,6 +114,8 @@ def _write_tables(results):
     "claims": results.claims,
     "trials": tables.trials(results),
   }
+  if results.regions:
+    frames["regions"] = regional.make(results)
   contents = {
     f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items()
   }

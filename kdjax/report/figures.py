@@ -13,6 +13,7 @@ from kdjax import workdirs
 from kdjax.report import paired
 from kdjax.report import published
 from kdjax.report import ranks
+from kdjax.report import regional
 from kdjax.report import style
 from kdjax.report import tuning
 from kdjax.report import verdicts
@@ -268,6 +269,7 @@ def _column(results, name):
 ALL = {
   "forest": (forest, "Differences of every arm, with 95 % intervals"),
   "distributions": (distributions, "Dice of every test case"),
+  "regions": (regional.draw, "Dice of each region"),
   "ranks": (ranks.diagram, "Critical-difference diagram"),
   "sizes": (sizes, "Dice against the number of parameters"),
   "levels": (levels, "Gain over Student by level and loss"),

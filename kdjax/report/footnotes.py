@@ -56,6 +56,13 @@ def make(results):
     "every fold; for equal p Holm's correction and every fold within the "
     "margin."
   ]
+  if results.regions:
+    found.append(
+      "Dice of a case, as the other overlaps and distances, is the mean over "
+      f"the regions that its mask shows, of {words.listed(results.regions)}; "
+      "the background is no region and has no part in it. A region that is "
+      "predicted where there is none counts as a false alarm, not in Dice."
+    )
   known = results.scores.dropna(how="all").index
   count = rows.groups(per_case, known)
   alone = len(set(count)) == len(count)

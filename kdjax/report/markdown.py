@@ -1,6 +1,7 @@
 """The study's tables in GitHub's Markdown."""
 
 from kdjax.report import cells
+from kdjax.report import regional
 
 
 def table(results, frame, notes):
@@ -8,6 +9,7 @@ def table(results, frame, notes):
   header, body = cells.main(results, frame)
   lines = cells.grid(header, body)
   others = (
+    regional.cells(results),
     cells.measures(frame),
     cells.efficiency(results),
     cells.quoted(results),

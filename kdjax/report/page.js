@@ -44,23 +44,23 @@ async function browse(data) {
   const side = data.side;
   const bytes = Math.ceil(side * side / 8);
   const bits = await inflate(data.masks);
-  const inside = (row, x, y) => {
+  const inside = (plane, x, y) => {
     if (x < 0 || y < 0 || x >= side || y >= side) return false;
     const i = y * side + x;
-    return (bits[row * bytes + (i >> 3)] >> (7 - (i & 7)) & 1) === 1;
+    return (bits[plane * bytes + (i >> 3)] >> (7 - (i & 7)) & 1) === 1;
   };
 
   // The edges between pixels inside and outside, in pixels of the network.
-  const outline = (row) => {
+  const outline = (plane) => {
     const path = new Path2D();
     const edge = (a, b, c, d) => { path.moveTo(a, b); path.lineTo(c, d); };
     for (let y = 0; y < side; y++) {
       for (let x = 0; x < side; x++) {
-        if (!inside(row, x, y)) continue;
-        if (!inside(row, x - 1, y)) edge(x, y, x, y + 1);
-        if (!inside(row, x + 1, y)) edge(x + 1, y, x + 1, y + 1);
-        if (!inside(row, x, y - 1)) edge(x, y, x + 1, y);
-        if (!inside(row, x, y + 1)) edge(x, y + 1, x + 1, y + 1);
+        if (!inside(plane, x, y)) continue;
+        if (!inside(plane, x - 1, y)) edge(x, y, x, y + 1);
+        if (!inside(plane, x + 1, y)) edge(x + 1, y, x + 1, y + 1);
+        if (!inside(plane, x, y - 1)) edge(x, y, x + 1, y);
+        if (!inside(plane, x, y + 1)) edge(x, y + 1, x + 1, y + 1);
       }
     }
     return path;
@@ -87,10 +87,14 @@ async function browse(data) {
         if (row !== null) {
           const scale = new DOMMatrix().scale(
             canvas.width / side, canvas.height / side);
-          [[item.truth, "#00c290", []], [row, "#ff6a13", [6, 3]]].forEach(
-            ([which, colour, dash]) => {
+          const planes = data.colours.length;
+          const drawn = data.colours.flatMap(([truth, prediction], i) => [
+            [item.truth * planes + i, truth, []],
+            [row * planes + i, prediction, [6, 3]]]);
+          drawn.forEach(
+            ([plane, colour, dash]) => {
               const path = new Path2D();
-              path.addPath(outline(which), scale);
+              path.addPath(outline(plane), scale);
               pen.strokeStyle = colour;
               pen.lineWidth = 2.5;
               pen.setLineDash(dash);

@@ -14,6 +14,7 @@ from PIL import Image
 from kdjax.report import browser
 from kdjax.report import cells
 from kdjax.report import environment
+from kdjax.report import regional
 from kdjax.report import tables
 from kdjax.report import tuning
 from kdjax.report import words
@@ -104,6 +105,9 @@ def _tables(results, table):
       [(x, number[name]) for name, x in zip(header, line, strict=True)]
     )
   found = [("", header, values)]
+  if by_region := regional.cells(results):
+    about = "Each region, over the cases whose mask shows it"
+    found.append((about, *by_region))
   about = "Other measures, means over tested cases"
   found.append((about, *cells.measures(table)))
   if costs := cells.efficiency(results):

@@ -9,6 +9,7 @@ import pandas as pd
 
 from kdjax import readers
 from kdjax import workdirs
+from kdjax.data import regions
 from kdjax.distill import axes
 from kdjax.distill import spaces
 from kdjax.distill import trials
@@ -58,6 +59,11 @@ class Results:
   def references(self):
     """Arm to its Student."""
     return {arm.name: arm.reference for arm in self.arms}
+
+  @property
+  def regions(self):
+    """Names of what masks show, where they show several; else empty."""
+    return _regions(self.config)
 
   @property
   def tuned(self):
@@ -283,7 +289,7 @@ def compute(workdir, config, arms, parameters=None):
   if workdirs.has(workdir, workdirs.HISTORY):
     history = readers.history(workdir)
   lost = rows.diverged(history)
-  per_case = readers.per_case(workdir)
+  per_case = readers.per_case(workdir, _regions(config))
   if (per_case["empty_truth"] != 0).all():
     raise UserError(
       f"{workdir / workdirs.PER_CASE}: no tested case has a lesion, so there "
@@ -313,6 +319,10 @@ def compute(workdir, config, arms, parameters=None):
     margin=settings.get("equivalence_margin", 2.0) / 100,
     ratio=rows.holdout_ratio(workdir, config),
   )
+
+
+def _regions(config):
+  return regions.several(regions.make(config.data.regions).names)
 
 
 def _efficiency(workdir, parameters):

@@ -14,7 +14,7 @@ from kdjax.errors import UserError
 from kdjax.evaluate import predictions as stored
 from kdjax.report import style
 
-TRUTH, PREDICTION = style.GREEN, style.RED
+_DASHES = (0, (3, 1))  # Of a prediction.
 
 
 def choose(results):
@@ -75,6 +75,7 @@ def draw(results, found, unit):
   seed = mine["seed"].min()
   dice = mine[mine["seed"] == seed].set_index("model")["dice"]
   models = [x for x in results.models if x in dice.index]
+  hues = style.of_regions(max(1, len(results.regions)))
   across = 5
   down = math.ceil((1 + len(models)) / across)
   # Each panel has the shape of the image on disk.
@@ -99,21 +100,28 @@ def draw(results, found, unit):
         title += f"  {100 * dice[model]:.0f}"
       ax.set_title(f"{_letter(letter)}  {title}", pad=2, fontsize=7, loc="left")
       if model is not None:
-        _contour(ax, truth, extent, TRUTH, "-")
         mask = found.mask(model, fold, seed, case)
-        if mask is not None:
-          _contour(ax, mask, extent, PREDICTION, (0, (3, 1)))
-    lines = [
-      panels[0].plot([], [], color=TRUTH)[0],
-      panels[0].plot([], [], color=PREDICTION, ls=(0, (3, 1)))[0],
-    ]
-    drawn.legend(
-      lines,
-      ["ground truth", "prediction (number: its Dice, %)"],
-      loc="outside lower center",
-      ncols=2,
-    )
+        for number, (true, predicted) in enumerate(hues, start=1):
+          _contour(ax, truth == number, extent, true, "-")
+          if mask is not None:
+            _contour(ax, mask == number, extent, predicted, _DASHES)
+    _legend(drawn, panels[0], results.regions, hues)
   return drawn
+
+
+def _legend(drawn, ax, regions, hues):
+  """What the contours are, below the panels."""
+  line = lambda hue, dashes="-": ax.plot([], [], color=hue, ls=dashes)[0]
+  said = "prediction (number: its Dice, %)"
+  if regions:
+    named = [(line(hue), x) for x, (hue, _) in zip(regions, hues, strict=True)]
+    named.append((line(style.GREY, _DASHES), f"dashed: {said}"))
+  else:
+    ((true, predicted),) = hues
+    named = [(line(true), "ground truth"), (line(predicted, _DASHES), said)]
+  drawn.legend(
+    *zip(*named, strict=True), loc="outside lower center", ncols=len(named)
+  )
 
 
 def write(results, cases=()):

@@ -20,6 +20,9 @@ BLACK, GREY = "#000000", "#999999"
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 
+# Of regions of a mask, in their order; then again from the first.
+_HUES = (SKY, ORANGE, PURPLE, GREEN, RED, BLUE)
+
 _SETTINGS = {
   "font.family": "DejaVu Sans",
   "font.size": 8,
@@ -46,6 +49,17 @@ def colour(model):
     return BLACK
   pathway = model.split("_")[0]
   return {"L": BLUE, "H": RED, "HReg": GREEN}.get(pathway, GREY)
+
+
+def of_regions(count):
+  """The colours of each region's truth and prediction, a pair for each.
+
+  One region's differ; of several both have the region's own, and dashes tell
+  them apart.
+  """
+  if count == 1:
+    return [(GREEN, RED)]
+  return [(_HUES[i % len(_HUES)],) * 2 for i in range(count)]
 
 
 def wrapped(name, width):
