@@ -53,9 +53,9 @@ FIELDS = {
       str,
     ),
     "regions": Field(
-      "that masks show beside the background: lesion, or several by name in the "
-      "order of their numbers, or with what stands for them: lesion=1, "
-      "cyst=#00ff00",
+      "that masks show beside the background: lesion; or several, in the order "
+      "of their numbers, or with their numbers or colours: lesion=1,cyst=4, "
+      "lesion=#ff0000,cyst=#00ff00",
       str,
       many=True,
     ),

@@ -183,7 +183,9 @@ def test_controls_are_families_of_their_own_and_count_nowhere_else(tmp_path):
 
 def test_the_answer_names_controls_that_teach_as_much(tmp_path):
   said = report(tmp_path / "a", 0.05, 0.0, 0.0).answer[-1]
-  assert said.startswith("Controls: against the same network untrained, what ")
+  assert said.startswith(
+    "Controls: against the teacher's network untrained, what "
+  )
   assert said.count("what the teacher learned helps") == 2
   said = report(tmp_path / "b", 0.05, 0.05, 0.0).answer[-1]
   first, second = said.split("; against ")

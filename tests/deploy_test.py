@@ -308,7 +308,7 @@ def full_images(study):
   """The data set's images as on disk, in the order of its cases."""
   data = study.config.data
   cache = pipeline.pathlib.Path(data.cache_dir)
-  _, make = pipeline._choose(data, cache, regions.Regions())
+  _, make = pipeline._choose(data, cache, regions.LESION)
   source = make().as_data_source(split="all")
   rows = sorted(source, key=lambda row: row["name"])
   return [row["image"][..., 0] for row in rows]

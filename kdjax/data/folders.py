@@ -44,10 +44,10 @@ class FolderConfig(tfds.core.BuilderConfig):
   cases: tuple[listing.CaseFiles, ...] = ()
   sizes: str = masks.SIZES[0]
   channels: int = 1
-  shown: regions.Regions = regions.Regions()
+  shown: regions.Regions = regions.LESION
 
   @classmethod
-  def of(cls, cases, sizes=masks.SIZES[0], channels=1, shown=regions.Regions()):
+  def of(cls, cases, sizes=masks.SIZES[0], channels=1, shown=regions.LESION):
     """The config for what `listing.find` returned.
 
     Args:

@@ -35,7 +35,7 @@ class ForeignConfig(tfds.core.BuilderConfig):
   features: dict = dataclasses.field(default_factory=dict)
   sizes: str = masks.SIZES[0]
   channels: int = 1
-  shown: regions.Regions = regions.Regions()
+  shown: regions.Regions = regions.LESION
 
   @classmethod
   def of(
@@ -45,7 +45,7 @@ class ForeignConfig(tfds.core.BuilderConfig):
     features,
     sizes=masks.SIZES[0],
     channels=1,
-    shown=regions.Regions(),
+    shown=regions.LESION,
   ):
     """The config for a data set that is prepared.
 

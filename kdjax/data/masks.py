@@ -12,10 +12,9 @@ from kdjax.errors import UserError
 SIZES = ("same", "resize")
 # How much wider or higher a resized mask may become by it: rounding to pixels.
 _BENT = 0.02
-_LESION = tables.Regions()
 
 
-def read(paths, size, *, regions=_LESION, sizes="same", tally=None):
+def read(paths, size, *, regions=tables.LESION, sizes="same", tally=None):
   """The union of the masks at `paths`: classes, uint8 `[H, W]`.
 
   Of one region without a table of values, the larger of two values is the
@@ -61,7 +60,7 @@ def _open(path, regions):
   return images.read_numbers(path)
 
 
-def fit(where, values, size, sizes, tally, regions=_LESION):
+def fit(where, values, size, sizes, tally, regions=tables.LESION):
   """The classes in the values of one mask, see `read`: uint8 `[H, W]`.
 
   Args:

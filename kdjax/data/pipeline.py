@@ -39,7 +39,7 @@ class Dataset:
   # Of the cases where it is known: mm per pixel on disk, down and across.
   spacings: dict = dataclasses.field(default_factory=dict)
   digests: tuple[str, ...] = ()  # Of each case, what the fingerprint is of all.
-  regions: tuple[str, ...] = regions.Regions().names  # Classes from 1 on.
+  regions: tuple[str, ...] = regions.LESION.names  # Classes from 1 on.
 
 
 def load(data):
@@ -220,9 +220,7 @@ def _read(builder, size, channels, classes):
   try:
     source = builder.as_data_source(split="all")
     rows = grain.MapDataset.source(source).map(
-      functools.partial(
-        _convert, size=size, channels=channels, classes=classes
-      )
+      functools.partial(_convert, size=size, channels=channels, classes=classes)
     )
     return sorted(rows, key=lambda row: row["name"])
   except Exception as error:  # Whatever array_record and PNG make of damage.

@@ -43,7 +43,10 @@ class Regions:
   @property
   def key(self):
     """What a cache of prepared masks is called by; "" as it always was."""
-    return repr((self.names, self.table)) if self != Regions() else ""
+    return repr((self.names, self.table)) if self != LESION else ""
+
+
+LESION = Regions()  # What two-valued masks show.
 
 
 def make(entries):
@@ -86,8 +89,8 @@ def _checked(entries, names, table):
   given = {"=" in entry for entry in entries}
   if len(kinds) > 1 or len(given) > 1:
     raise UserError(
-      f"data.regions={','.join(entries)}: places, numbers and colours do not go "
-      f"together: {_HOW}"
+      f"data.regions={','.join(entries)}: places, numbers and colours do not "
+      f"go together: {_HOW}"
     )
   if given == {False} and len(names) == 1:
     return Regions(names)

@@ -113,7 +113,7 @@ def _data(network):
 
 
 def _dice(content, dataset, cases):
-  """Dice of the test cases at their masks' resolution, as in the table, `[N]`."""
+  """Dice of the test cases as in the table, at masks' resolution, `[N]`."""
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "network.onnx"
     path.write_bytes(content)

@@ -63,7 +63,7 @@ class Trained:
 
   @property
   def answer(self):
-    """Of the margins that come out, `(S, S)`; `(S, S, R)` of several regions."""
+    """Of the margins that come out: `(S, S)`, or `(S, S, R)` of regions."""
     return answer(self.config)
 
   @property

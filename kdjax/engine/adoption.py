@@ -28,7 +28,13 @@ from kdjax.models import orbaxfolder
 from kdjax.models import smp
 
 # What a teacher comes out of: fields, and groups of them.
-_ALIKE = ("teacher", "teacher_training", "views", "data.image_size")
+_ALIKE = (
+  "teacher",
+  "teacher_training",
+  "views",
+  "data.image_size",
+  "data.regions",
+)
 
 
 def adopt(study, open_checkpoint):

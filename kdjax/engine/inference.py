@@ -33,7 +33,9 @@ def evaluate(params, batch_stats, images, masks, weights, *, model):
     * size(predicted & truth)
     / jnp.maximum(size(predicted) + size(truth), 1)
   )
-  dice = jnp.sum(dice * shown, axis=-1) / jnp.maximum(jnp.sum(shown, axis=-1), 1)
+  dice = jnp.sum(dice * shown, axis=-1) / jnp.maximum(
+    jnp.sum(shown, axis=-1), 1
+  )
   return {
     "cross_entropy": jnp.sum(weights * supervised.cross_entropy(logits, masks)),
     "soft_dice": jnp.sum(weights * supervised.soft_dice(logits, masks)),

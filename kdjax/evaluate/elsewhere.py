@@ -5,10 +5,12 @@ import sys
 from etils import epath
 import numpy as np
 
+from kdjax import configs
 from kdjax import files
 from kdjax import readers
 from kdjax import workdirs
 from kdjax.data import pipeline
+from kdjax.data import regions
 from kdjax.data import splits
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
@@ -40,6 +42,7 @@ def make_study(source, config, out=None):
   source = epath.Path(source)
   record = readers.data(source)
   dataset = pipeline.load(config.data)
+  _check_regions(source, dataset)
   _check_unseen(source, record, dataset)
   every = np.arange(len(dataset.cases))
   folds = tuple(splits.Fold(every, every, every) for _ in record["folds"])
@@ -51,6 +54,17 @@ def make_study(source, config, out=None):
     studies.make_blocks(config),
     trials.make_arms(config.grid),
   )
+
+
+def _check_regions(source, dataset):
+  """Refuses masks of which networks were taught other regions."""
+  known = regions.make(configs.read(source).data.regions).names
+  if dataset.regions != known:
+    raise UserError(
+      f"--config.data.regions: the networks of {source} tell "
+      f"{', '.join(known)}, not {', '.join(dataset.regions)}: name the same in "
+      "that order, as lesion=2,cyst=1 where masks number them otherwise."
+    )
 
 
 def _check_unseen(source, record, dataset):

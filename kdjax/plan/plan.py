@@ -177,9 +177,10 @@ def stand_in(config):
   if data.name == "folder" and pathlib.Path(data.dir).expanduser().is_dir():
     return pipeline.load(data), ()
   names = tuple(f"case{i:05d}" for i in range(data.num_cases))
-  blank = np.broadcast_to(
-    np.uint8(0), (data.num_cases, data.image_size, data.image_size)
-  )
+  shown = regions.make(data.regions)
+  shape = (data.num_cases, data.image_size, data.image_size)
+  # Each shows every region, so that nothing is missed in them.
+  striped = (np.arange(data.image_size) % shown.classes).astype(np.uint8)
   dataset = pipeline.Dataset(
     name=data.name,
     version="",
@@ -187,11 +188,11 @@ def stand_in(config):
     cases=names,
     groups=names,
     labels=("",) * data.num_cases,
-    images=blank,
-    masks=blank,
+    images=np.broadcast_to(np.uint8(0), shape),
+    masks=np.broadcast_to(striped, shape),
     full_masks=(),
     notes=(),
-    regions=regions.make(data.regions).names,
+    regions=shown.names,
   )
   if data.name != "folder":
     return dataset, ()

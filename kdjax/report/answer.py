@@ -169,10 +169,6 @@ def _controls(results):
 
 def _control(source, rows, mean, margin):
   """What the trained teacher is worth above one kind of control."""
-  against = {
-    "untrained": "the same network untrained",
-    "swapped": "what it says of another case",
-  }[source]
   sign = verdicts.shown(mean)
   if sign > 0:
     said = "what the teacher learned helps"
@@ -185,7 +181,7 @@ def _control(source, rows, mean, margin):
   better = [x["model"] for x in rows if verdicts.shown(x) > 0]
   which = f" ({words.some(better)})" if 0 < len(better) < len(rows) else ""
   return (
-    f"against {against}, {said}: {words.difference(mean)} points on average "
+    f"against {words.CONTROLS[source]}, {said}: {words.difference(mean)} points on average "
     f"over {words.many(len(rows), 'arm')}, of which {len(better)} are shown to "
     f"be better than their control{which}"
   )

@@ -35,9 +35,7 @@ def make(results):
   tested = [x for x in results.scores.index if x[1] in place]
   hues = style.of_regions(max(1, len(results.regions)))
   truths = np.stack(
-    [
-      [np.packbits(x == i + 1) for i in range(len(hues))] for x in found.truths
-    ]
+    [[np.packbits(x == i + 1) for i in range(len(hues))] for x in found.truths]
   )
   masks = np.concatenate([found.masks, truths]).tobytes()
   return {

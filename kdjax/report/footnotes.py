@@ -31,12 +31,6 @@ _REPEATED = {
 }
 
 
-_CONTROLS = {
-  "untrained": "the teacher's network as its training found it",
-  "swapped": "what the teacher said of another case",
-}
-
-
 def make(results):
   """What the numbers are and what they support: a list of sentences."""
   per_case = results.per_case
@@ -121,12 +115,12 @@ def _note_controls(results):
   """What controls are, and where they count."""
   if not results.controls:
     return []
-  kinds = [x for x in _CONTROLS if any(a.source == x for a in results.arms)]
+  there = {arm.source for arm in results.arms}
+  kinds = [said for source, said in words.CONTROLS.items() if source in there]
   return [
-    f"Controls learn from {words.listed([_CONTROLS[x] for x in kinds])}. They "
-    "are left out of the mean of the arms, of contrasts, ranks and claims; "
-    "controls against Student and arms against their controls are families of "
-    "their own."
+    f"Controls learn from {words.listed(kinds)}. They are left out of the mean "
+    "of the arms, of contrasts, ranks and claims; controls against Student and "
+    "arms against their controls are families of their own."
   ]
 
 

@@ -5,6 +5,11 @@ import re
 import pandas as pd
 
 MINUS = "\N{MINUS SIGN}"
+# What a control learns from, by `axes.SOURCES`.
+CONTROLS = {
+  "untrained": "the teacher's network untrained",
+  "swapped": "what the teacher says of another case",
+}
 # Marks a p that speaks of these networks alone.
 ALONE = "\N{DEGREE SIGN}"
 
