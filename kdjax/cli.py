@@ -26,6 +26,7 @@ def main(argv=None):
   parser = flags.make_parser()
   options, rest = parser.parse_known_args(arguments)
   options.command_line = shlex.join(["kdjax", *arguments])
+  options.own_process = argv is None
   try:
     options.overrides = flags.overrides(parser, options, rest)
     options.run(options)

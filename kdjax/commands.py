@@ -22,12 +22,20 @@ def say(text):
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def train(options):
-  """Trains a study and prints its table."""
-  from kdjax.engine import interruption
+def _arrange_memory(options):
+  """Before JAX is there, and before anything is done: it may start anew."""
   from kdjax.engine import memory
 
+  if options.own_process:
+    memory.prefer()
   memory.keep()
+
+
+def train(options):
+  """Trains a study and prints its table."""
+  _arrange_memory(options)
+  from kdjax.engine import interruption
+
   with interruption.heed(options.command_line):
     from kdjax import configs
     from kdjax import run
@@ -53,12 +61,11 @@ def train(options):
 
 def bench(options):
   """Times the fused grid."""
+  _arrange_memory(options)
   from kdjax import configs
   from kdjax.bench import modes
   from kdjax.bench import run
-  from kdjax.engine import memory
 
-  memory.keep()
   say(
     run.write(
       configs.load(options.config, options.overrides),
@@ -88,11 +95,10 @@ def report(options):
 
 def test(options):
   """Tests a workdir on other data."""
+  _arrange_memory(options)
   from kdjax import run
-  from kdjax.engine import memory
   from kdjax.report import across
 
-  memory.keep()
   home = run.read(options.workdir)
   found = run.test(options.workdir, options.overrides, options.out)
   say(found.text)

@@ -1,5 +1,9 @@
 """What kdjax frees it keeps, however large it is."""
 
+import ctypes
+import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -34,6 +38,35 @@ def resident(how):
     check=True,
   )
   return int(run.stdout)
+
+
+def test_a_process_starts_anew_with_a_quick_allocator(tmp_path):
+  """Once, with its own arguments; and not where one is chosen already."""
+  library = tmp_path / "lib" / "libtcmalloc_minimal.so.4"
+  library.parent.mkdir()
+  ctypes.CDLL("libm.so.6")  # Any library stands in for one.
+  maps = pathlib.Path("/proc/self/maps").read_text().split()
+  shutil.copy(next(x for x in maps if "/libm.so" in x), library)
+  program = (
+    "import sys; from kdjax.engine import memory\n"
+    f"memory._FOLDERS = ({str(library.parent)!r},)\n"
+    "memory.prefer()\n"
+    "import os; print(memory.allocator(), os.environ['TCMALLOC_RELEASE_RATE'],"
+    " sys.argv[1:], os.environ.get('LD_PRELOAD'))"
+  )
+  clean = {x: y for x, y in os.environ.items() if x != "LD_PRELOAD"}
+
+  def run(**more):
+    return subprocess.run(
+      [sys.executable, "-c", program, "a", "b c"],
+      env=clean | {"TCMALLOC_RELEASE_RATE": "7"} | more,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+
+  assert run() == f"libtcmalloc_minimal 7 ['a', 'b c'] {library}"
+  assert run(LD_PRELOAD="") == "the system's 7 ['a', 'b c'] "
 
 
 def test_two_gigabytes_and_more_stay_in_the_process():

@@ -5,6 +5,7 @@ network's. `python -m kdjax.deploy.latency FILE THREADS` prints one object.
 """
 
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -89,6 +90,7 @@ def _ask(path, threads):
     text=True,
     # So that the package is found wherever the command was called.
     cwd=pathlib.Path(__file__).parents[2],
+    env={x: y for x, y in os.environ.items() if x != "LD_PRELOAD"},
   )
   return json.loads(run.stdout)
 

@@ -181,7 +181,8 @@ def _control(source, rows, mean, margin):
   better = [x["model"] for x in rows if verdicts.shown(x) > 0]
   which = f" ({words.some(better)})" if 0 < len(better) < len(rows) else ""
   return (
-    f"against {words.CONTROLS[source]}, {said}: {words.difference(mean)} points on average "
+    f"against {words.CONTROLS[source]}, {said}: "
+    f"{words.difference(mean)} points on average "
     f"over {words.many(len(rows), 'arm')}, of which {len(better)} are shown to "
     f"be better than their control{which}"
   )

@@ -15,6 +15,7 @@ from etils import epath
 from kdjax import __version__
 from kdjax import files
 from kdjax import workdirs
+from kdjax.engine import memory
 from kdjax.report import words
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "statsmodels")
@@ -48,6 +49,7 @@ def write(workdir, devices=()):
     if hasattr(os, "sched_getaffinity")
     else os.cpu_count(),
     "system": platform.platform(),
+    "allocator": memory.allocator(),
     "python": platform.python_version(),
     "packages": ", ".join(packages),
   }
