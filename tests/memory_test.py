@@ -66,7 +66,7 @@ def test_a_process_starts_anew_with_a_quick_allocator(tmp_path):
     ).stdout.strip()
 
   assert run() == f"libtcmalloc_minimal 7 ['a', 'b c'] {library}"
-  assert run(LD_PRELOAD="") == "the system's 7 ['a', 'b c'] "
+  assert run(LD_PRELOAD="") == "the system's 7 ['a', 'b c']"
 
 
 def test_two_gigabytes_and_more_stay_in_the_process():
