@@ -23,12 +23,11 @@ def say(text):
 
 
 def _arrange_memory(options):
-  """Before JAX is there, and before anything is done: it may start anew."""
+  """Comes before all else, JAX too: the process may start anew."""
   from kdjax.engine import memory
 
   if options.own_process:
     memory.prefer()
-  memory.keep()
 
 
 def train(options):
@@ -65,7 +64,9 @@ def bench(options):
   from kdjax import configs
   from kdjax.bench import modes
   from kdjax.bench import run
+  from kdjax.engine import memory
 
+  memory.keep()  # Its arms are one program.
   say(
     run.write(
       configs.load(options.config, options.overrides),

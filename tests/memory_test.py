@@ -40,9 +40,9 @@ def resident(how):
   return int(run.stdout)
 
 
-def test_a_process_starts_anew_with_a_quick_allocator(tmp_path):
+def test_a_process_starts_anew_with_another_allocator(tmp_path):
   """Once, with its own arguments; and not where one is chosen already."""
-  library = tmp_path / "lib" / "libtcmalloc_minimal.so.4"
+  library = tmp_path / "lib" / "libjemalloc.so.2"
   library.parent.mkdir()
   ctypes.CDLL("libm.so.6")  # Any library stands in for one.
   maps = pathlib.Path("/proc/self/maps").read_text().split()
@@ -51,7 +51,7 @@ def test_a_process_starts_anew_with_a_quick_allocator(tmp_path):
     "import sys; from kdjax.engine import memory\n"
     f"memory._FOLDERS = ({str(library.parent)!r},)\n"
     "memory.prefer()\n"
-    "import os; print(memory.allocator(), os.environ['TCMALLOC_RELEASE_RATE'],"
+    "import os; print(memory.allocator(), os.environ['MALLOC_CONF'],"
     " sys.argv[1:], os.environ.get('LD_PRELOAD'))"
   )
   clean = {x: y for x, y in os.environ.items() if x != "LD_PRELOAD"}
@@ -59,14 +59,14 @@ def test_a_process_starts_anew_with_a_quick_allocator(tmp_path):
   def run(**more):
     return subprocess.run(
       [sys.executable, "-c", program, "a", "b c"],
-      env=clean | {"TCMALLOC_RELEASE_RATE": "7"} | more,
+      env=clean | {"MALLOC_CONF": "own"} | more,
       capture_output=True,
       text=True,
       check=True,
     ).stdout.strip()
 
-  assert run() == f"libtcmalloc_minimal 7 ['a', 'b c'] {library}"
-  assert run(LD_PRELOAD="") == "the system's 7 ['a', 'b c']"
+  assert run() == f"libjemalloc own ['a', 'b c'] {library}"
+  assert run(LD_PRELOAD="") == "the system's own ['a', 'b c']"
 
 
 def test_two_gigabytes_and_more_stay_in_the_process():
