@@ -846,7 +846,12 @@ def network(tmp_path_factory):
   return write
 
 
-ABOUT = json.dumps({"input": {"shape": ["batch", 8, 8]}})
+ABOUT = json.dumps(
+  {
+    "input": {"shape": ["batch", 8, 8]},
+    "classes": ["background", "lesion"],
+  }
+)
 NETWORKS = {
   "no description": lambda write: write(None),
   "no JSON": lambda write: write("{"),

@@ -149,6 +149,7 @@ def config(**fields):
     "published": True,
     **fields,
   }
+  values["data"] = {"regions": ("lesion",), **values["data"]}
   return ml_collections.ConfigDict(values).lock()
 
 

@@ -40,7 +40,7 @@ def make(tmp_path, *overrides):
     ("folds", "7", "folds=7 is not there"),
     ("folds", "()", "nothing to train"),
     ("student.name", "VNet", "student.name='VNet' is not a model"),
-    ("student.num_classes", "3", "lesion and background"),
+    ("student.num_classes", "3", "background and lesion are 2"),
     ("student.decoder_widths", "4,4", "one decoder width fewer"),
     ("student.in_channels", "2", "1 or 3 channels"),
     ("student_training.batch_size", "0", "at least 1"),
