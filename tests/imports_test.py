@@ -50,9 +50,10 @@ def test_imports_flow_one_way(path):
 
 
 def test_a_loss_sees_neither_module_nor_config():
-  known = {"kdjax.distill.relations", "kdjax.distill.classwise"}
+  files = ("losses", "relations", "classwise", "maps")
+  known = {f"kdjax.distill.{file}" for file in files}
   allowed = {"collections", "dataclasses", "jax", "numpy", "typing"}
-  for file in ("losses", "relations", "classwise"):
+  for file in files:
     names = set(imported(ROOT / f"distill/{file}.py")) - known
     assert {name.split(".")[0] for name in names} <= allowed
 

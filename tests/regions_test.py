@@ -160,14 +160,14 @@ def test_masks_of_a_case_join_where_they_do_not_contradict(tmp_path):
 def test_a_smaller_pixel_is_of_the_class_with_most_of_it():
   fine = np.array([[1, 1, 2, 2], [1, 0, 2, 0], [0, 1, 2, 1], [2, 0, 2, 1]])
   np.testing.assert_array_equal(
-    regions.shares(fine.astype(np.uint8), 3, (2, 2)),
+    regions.resize(fine.astype(np.uint8), 3, (2, 2)),
     [[1, 2], [0, 1]],  # Of equal parts the lower.
   )
   two = (np.random.default_rng(0).random((40, 30)) < 0.5).astype(np.uint8)
   area = PIL.Image.fromarray(two.astype(np.float32))
   area = area.resize((7, 11), PIL.Image.Resampling.BOX)
   np.testing.assert_array_equal(
-    regions.shares(two, 2, (11, 7)), np.asarray(area) > 0.5
+    regions.resize(two, 2, (11, 7)), np.asarray(area) > 0.5
   )
 
 

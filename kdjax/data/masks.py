@@ -111,4 +111,4 @@ def _resized(path, mask, size, sizes, regions):
     )
   if abs(w * height / (h * width) - 1) > _BENT:
     raise UserError(f"{said}not of the same aspect, so no resizing fits it")
-  return tables.shares(mask, regions.classes, size)
+  return tables.resize(mask, regions.classes, size)

@@ -243,7 +243,7 @@ def _convert(example, *, size, channels, classes):
   full = folders.number(mask, classes)
   return row | {
     "image": images.squeeze(image, size),
-    "mask": regions.shares(full, classes, (size, size)),
+    "mask": regions.resize(full, classes, (size, size)),
     "full_mask": full,
     "digest": hashlib.sha256(said + pixels).digest(),
   }

@@ -157,7 +157,7 @@ def classify(where, values, regions):
   return found
 
 
-def shares(classes, count, size):
+def resize(classes, count, size):
   """The class of the most of each pixel's area, uint8 of another size.
 
   Of two classes the region needs more than half; the lower class has a tie.

@@ -151,7 +151,7 @@ def describe(network, kind):
     "output": {
       "name": runtime.OUTPUT,
       "dtype": "float32",
-      "shape": ["batch", *network.answer],
+      "shape": ["batch", *network.margins],
       "values": f"logit of {', of '.join(regions)}, minus logit of background",
       "resize": "bilinear, half-pixel centres, to the image's own size "
       "(Pillow's BILINEAR)",

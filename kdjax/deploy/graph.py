@@ -42,8 +42,8 @@ def make(function, shape, entry, name):
   if len(shape) == 3:
     images = graph.node("Transpose", entry, perm=_NCHW)
   (result,) = graph.run(traced.jaxpr, traced.consts, [images])
-  (answer,) = traced.out_avals
-  if answer.ndim == 4:
+  (margins,) = traced.out_avals
+  if margins.ndim == 4:
     result = graph.node("Transpose", result, perm=_NHWC)
   graph.nodes.append(onnx.helper.make_node("Identity", [result], [name]))
   model = onnx.helper.make_model(
@@ -51,7 +51,7 @@ def make(function, shape, entry, name):
       graph.nodes,
       "kdjax",
       [_tensor(entry, onnx.TensorProto.UINT8, ["batch", *shape])],
-      [_tensor(name, onnx.TensorProto.FLOAT, ["batch", *answer.shape[1:]])],
+      [_tensor(name, onnx.TensorProto.FLOAT, ["batch", *margins.shape[1:]])],
       graph.constants,
     ),
     opset_imports=[onnx.helper.make_opsetid("", _OPSET)],

@@ -72,10 +72,8 @@ def _content(study, role):
     jax.eval_shape(model.init, jax.random.key(0), study.blank(role)),
   )
   shape = trained.shape(study.config)
-  answer = trained.answer(study.config)
   about = {
     "input": {"shape": ["batch", *shape]},
-    "output": {"shape": ["batch", *answer]},
     "classes": ["background", *study.dataset.regions],
   }
   function = trained.make_inference(model, variables)

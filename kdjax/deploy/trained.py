@@ -62,9 +62,10 @@ class Trained:
     return shape(self.config)
 
   @property
-  def answer(self):
+  def margins(self):
     """Of the margins that come out: `(S, S)`, or `(S, S, R)` of regions."""
-    return answer(self.config)
+    side, names = self.shape[0], regions.several(self.regions)
+    return (side, side, *([len(names)] if names else []))
 
   @property
   def regions(self):
@@ -79,7 +80,7 @@ class Trained:
     ).hexdigest()
 
   def inference(self):
-    """From uint8 `[B, *shape]` to margins `[B, *answer]`, to run alone.
+    """From uint8 `[B, *shape]` to margins `[B, *self.margins]`, to run alone.
 
     Scaling and normalisation are inside, BatchNorm is in the convolutions.
     """
@@ -90,13 +91,6 @@ def shape(config):
   """See `Trained.shape`."""
   side = config.data.image_size
   return (side, side, *([3] if config.data.channels == 3 else []))
-
-
-def answer(config):
-  """See `Trained.answer`."""
-  side = config.data.image_size
-  names = regions.make(config.data.regions).names
-  return (side, side, *([len(names)] if len(names) > 1 else []))
 
 
 def make_inference(model, variables):

@@ -7,7 +7,7 @@ example.
 import jax
 import jax.numpy as jnp
 
-from kdjax.distill import relations
+from kdjax.distill import maps
 
 _BETA = 8.0  # Of DKD: what its authors take most often.
 
@@ -52,13 +52,9 @@ def correlations(student, teacher, temperature, classes):
   theirs = jax.nn.softmax(teacher / temperature)
 
   def apart(axes):
-    def standard(x):
-      x = x - jnp.mean(x, axis=axes, keepdims=True)
-      size = jnp.sum(x**2, axis=axes, keepdims=True)
-      return x * jax.lax.rsqrt(size + relations.TINY)
-
-    # 1 - rho, and 0 where neither varies.
-    return 0.5 * jnp.sum((standard(ours) - standard(theirs)) ** 2, axis=axes)
+    """1 - rho; 0 where neither varies."""
+    gap = maps.standardise(ours, axes) - maps.standardise(theirs, axes)
+    return 0.5 * jnp.mean(gap**2, axis=axes)
 
   between = jnp.mean(apart((3,)), axis=(1, 2))  # [B]
   within = jnp.mean(apart((0, 1, 2)))
@@ -75,12 +71,6 @@ def standardised(student, teacher, temperature, classes):
   """
   del classes
 
-  def log_softmax(x):
-    x = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(x**2, axis=-1, keepdims=True)
-    x = x * jax.lax.rsqrt(variance + relations.TINY)
-    return jax.nn.log_softmax(x / temperature)
-
-  log_p, log_q = log_softmax(teacher), log_softmax(student)
-  each = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
-  return temperature**2 * jnp.mean(each, axis=(1, 2))
+  ours, theirs = (maps.standardise(x, (-1,)) for x in (student, teacher))
+  each = maps.divergence(ours, theirs, temperature, axis=-1)
+  return jnp.mean(each, axis=(1, 2))

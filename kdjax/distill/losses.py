@@ -20,10 +20,10 @@ from collections.abc import Mapping
 import dataclasses
 import typing
 
-import jax
 import jax.numpy as jnp
 
 from kdjax.distill import classwise
+from kdjax.distill import maps
 from kdjax.distill import relations
 
 
@@ -41,7 +41,9 @@ def kld(student, teacher, temperature, classes):
   https://arxiv.org/abs/1503.02531).
   """
   del classes
-  divergence = _divergence(student, teacher, temperature, axis=-1)  # [B, h, w]
+  divergence = maps.divergence(
+    student, teacher, temperature, axis=-1
+  )  # [B, h, w]
   return jnp.mean(divergence, axis=(1, 2))
 
 
@@ -52,8 +54,8 @@ def channel_wise(student, teacher, temperature, classes):
   et al., https://arxiv.org/abs/2011.13256).
   """
   del classes
-  s, t = relations.positions(student), relations.positions(teacher)  # [B, N, C]
-  return jnp.mean(_divergence(s, t, temperature, axis=1), axis=-1)
+  s, t = maps.positions(student), maps.positions(teacher)  # [B, N, C]
+  return jnp.mean(maps.divergence(s, t, temperature, axis=1), axis=-1)
 
 
 def hint(student, teacher, temperature, classes):
@@ -73,20 +75,9 @@ def pearson(student, teacher, temperature, classes):
   the batch's positions (Cao et al., https://arxiv.org/abs/2207.02039).
   """
   del temperature, classes
-
-  def standardise(x):
-    x = x - jnp.mean(x, axis=(0, 1, 2), keepdims=True)
-    variance = jnp.mean(x**2, axis=(0, 1, 2), keepdims=True)
-    return x * jax.lax.rsqrt(variance + relations.TINY)
-
-  gap = standardise(student) - standardise(teacher)
+  standard = lambda x: maps.standardise(x, (0, 1, 2))
+  gap = standard(student) - standard(teacher)
   return 0.5 * jnp.mean(gap**2, axis=(1, 2, 3))
-
-
-def _divergence(student, teacher, temperature, axis):
-  log_p = jax.nn.log_softmax(teacher / temperature, axis)
-  log_q = jax.nn.log_softmax(student / temperature, axis)
-  return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis)
 
 
 class Weight(typing.NamedTuple):
@@ -143,9 +134,21 @@ def _at_levels(*weight):
   return dict.fromkeys(("H", "HReg"), Weight(*weight))
 
 
+def _of_classes(function, few, over="channels", **more):
+  """A `Loss` of three classes and more."""
+  return Loss(
+    function,
+    over=over,
+    softened=True,
+    pathways=("L",),
+    because="it is of classes, which logits alone have",
+    few=few,
+    **more,
+  )
+
+
 _EMKD = "EMKD, https://arxiv.org/abs/2108.09987, its train_kd.py"
 _CWD = "https://arxiv.org/abs/2011.13256"
-_OF_CLASSES = "it is of classes, which logits alone have"
 _BY_CHANNEL = "it compares channel by channel, and H averages channels away"
 
 # A config names a loss by one of these.
@@ -214,32 +217,20 @@ LOSSES = {
     over="positions",
     weights=_at_levels(0.9, _EMKD),
   ),
-  "DKD": Loss(
+  "DKD": _of_classes(
     classwise.decoupled,
-    over="channels",
-    softened=True,
-    pathways=("L",),
-    because=_OF_CLASSES,
-    few="with two classes its non-target term has no gradient and the rest is "
-    "KLD",
+    "with two classes its non-target term has no gradient and the rest is KLD",
     weights={
       "L": Weight(1.0, "https://arxiv.org/abs/2203.08679, its configs", 4.0)
     },
   ),
-  "DIST": Loss(
+  "DIST": _of_classes(
     classwise.correlations,
+    "with two classes its inter-class term has next to no gradient",
     over="cases",
-    softened=True,
-    pathways=("L",),
-    because=_OF_CLASSES,
-    few="with two classes its inter-class term has next to no gradient",
   ),
-  "LSKD": Loss(
+  "LSKD": _of_classes(
     classwise.standardised,
-    over="channels",
-    softened=True,
-    pathways=("L",),
-    because=_OF_CLASSES,
-    few="standardising two logits leaves only their order",
+    "standardising two logits leaves only their order",
   ),
 }

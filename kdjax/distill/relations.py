@@ -7,8 +7,7 @@ differ. Signature, axes and promises are those of `losses`.
 import jax
 import jax.numpy as jnp
 
-# Under a square root or a quotient: far below any signal in float32.
-TINY = 1e-12
+from kdjax.distill import maps
 
 # Nodes of `pairwise` along a side; all pairs of more would not fit in memory.
 _NODES = 16
@@ -22,7 +21,7 @@ def attention(student, teacher, temperature, classes):
   as in the authors' code, since the norm has no gradient at 0).
   """
   del temperature, classes
-  look = lambda x: _unit(jnp.sum(positions(x) ** 2, axis=-1))  # [B, N]
+  look = lambda x: _unit(jnp.sum(maps.positions(x) ** 2, axis=-1))  # [B, N]
   return jnp.sum((look(student) - look(teacher)) ** 2, axis=-1)
 
 
@@ -56,7 +55,7 @@ def pairwise(student, teacher, temperature, classes):
     nodes = (b, min(h, _NODES), min(w, _NODES), c)
     if x.shape != nodes:
       x = jax.image.resize(x, nodes, "bilinear")
-    x = _unit(positions(x))
+    x = _unit(maps.positions(x))
     return x @ x.swapaxes(1, 2)  # [B, N, N]
 
   return jnp.mean((affinity(student) - affinity(teacher)) ** 2, axis=(1, 2))
@@ -70,10 +69,10 @@ def variation(student, teacher, temperature, classes):
   Variation Distillation for Semantic Segmentation", ECCV 2020).
   """
   del temperature
-  classes = positions(classes)  # [B, N, K]
+  classes = maps.positions(classes)  # [B, N, K]
 
   def closeness(x):
-    x = positions(x)
+    x = maps.positions(x)
     own = classes @ _prototypes(x, classes)  # [B, N, C]
     return jnp.sum(_unit(x) * _unit(own), axis=-1)  # [B, N]
 
@@ -88,10 +87,10 @@ def region_affinity(student, teacher, temperature, classes):
   distillation; Qin et al., https://arxiv.org/abs/2108.09987).
   """
   del temperature
-  classes = positions(classes)  # [B, N, K]
+  classes = maps.positions(classes)  # [B, N, K]
 
   def contrast(x):
-    regions = _unit(_prototypes(positions(x), classes))  # [B, K, C]
+    regions = _unit(_prototypes(maps.positions(x), classes))  # [B, K, C]
     cosines = regions @ regions.swapaxes(1, 2)  # [B, K, K]
     first, second = jnp.triu_indices(classes.shape[-1], k=1)
     return cosines[:, first, second]  # [B, pairs]
@@ -99,17 +98,12 @@ def region_affinity(student, teacher, temperature, classes):
   return jnp.mean((contrast(student) - contrast(teacher)) ** 2, axis=-1)
 
 
-def positions(x):
-  """`[B, h, w, C]` to `[B, N, C]`."""
-  return x.reshape(x.shape[0], -1, x.shape[-1])
-
-
 def _unit(x):
   """Scales the last axis to length 1; leaves zeros, with a finite gradient."""
-  return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + TINY)
+  return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + maps.TINY)
 
 
 def _prototypes(x, classes):
   """Mean of `[B, N, C]` over each class: `[B, K, C]`, 0 for a missing one."""
   size = jnp.sum(classes, axis=1)[..., None]  # [B, K, 1]
-  return classes.swapaxes(1, 2) @ x / jnp.maximum(size, TINY)
+  return classes.swapaxes(1, 2) @ x / jnp.maximum(size, maps.TINY)

@@ -13,7 +13,6 @@ from kdjax.report import figures
 from kdjax.report import latex
 from kdjax.report import page
 from kdjax.report import readme
-from kdjax.report import regional
 from kdjax.report import segmentations
 from kdjax.report import tables
 from kdjax.report import words
@@ -115,7 +114,7 @@ def _write_tables(results):
     "trials": tables.trials(results),
   }
   if results.regions:
-    frames["regions"] = regional.make(results)
+    frames["regions"] = results.by_region
   contents = {
     f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items()
   }

@@ -51,7 +51,7 @@ def cells(results):
   """
   if not results.regions:
     return None
-  frame = make(results)
+  frame = results.by_region
   header, body = ["model"], {model: [(model,) * 2] for model in results.models}
   for region, part in frame.groupby("region", sort=False):
     header += [f"Dice of {region}", "interval", "missed", "false alarms"]
@@ -73,7 +73,7 @@ def draw(results):
   """Dice of every model by region, with its interval; None of one alone."""
   if not results.regions:
     return None
-  frame = make(results).dropna(subset="dice_mean")
+  frame = results.by_region.dropna(subset="dice_mean")
   models = [x for x in results.models if x in set(frame["model"])]
   if not models:
     return None

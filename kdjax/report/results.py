@@ -22,6 +22,7 @@ from kdjax.report import factors
 from kdjax.report import footnotes
 from kdjax.report import markdown
 from kdjax.report import paired
+from kdjax.report import regional
 from kdjax.report import rows
 from kdjax.report import tables
 from kdjax.report import verdicts
@@ -112,6 +113,11 @@ class Results:
   def table(self):
     """Frame of `tables.COLUMNS`, and the published where asked for."""
     return tables.summarize(self)
+
+  @functools.cached_property
+  def by_region(self):
+    """Frame of `regional.COLUMNS`; empty where masks show one region."""
+    return regional.make(self)
 
   @functools.cached_property
   def notes(self):
