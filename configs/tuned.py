@@ -4,7 +4,7 @@ Five arms of three pathways and two losses, and their Student, each untuned and
 tuned: every one of them gets the same draws of learning rate, weight of soft
 Dice, and weight and temperature of distillation where it reads them, in every
 fold anew. The best of its draws on the fold's validation images is trained anew
-with each seed. Small, so that two cores need three to four hours: 64 x 64, and
+with each seed. Small, so that two cores need some two hours: 64 x 64, and
 twelve epochs. `--config.data.image_size=96
 --config.student_training.max_epochs=30 --config.search.epochs=10,20` is
 `busi_cpu`'s size, and takes six times as long.
