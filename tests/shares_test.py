@@ -102,9 +102,8 @@ def test_every_arm_gets_the_share_that_it_asks_for(tmp_path):
     _, history = train(study)
   assert set(history["arm"]) == set(ARMS)
   distilled = history[history["arm"] != "Student"]
-  every = shares.every(2, True)
   measured = distilled.dropna(subset="distill_share")
-  assert set(measured["epoch"]) == set(range(1, 41, every))
+  assert set(measured["epoch"]) == {1, 2, 3, 4, *range(5, 41, 2)}
   later = measured[measured["epoch"] > 4].groupby("arm")["distill_share"].mean()
   assert (later - 0.3).abs().max() < 0.05
   last = distilled[distilled["epoch"] == 40]["alpha"]
@@ -182,8 +181,25 @@ def test_alpha_follows_as_far_as_it_can():
   np.testing.assert_array_equal(found[0, 2:], 0.5)  # Not asked; not known.
   none = shares.follow(alpha, asked, 0 * supervised, distilled)
   np.testing.assert_array_equal(none, alpha)
-  assert [shares.every(x, False) for x in (99, 22, 2)] == [1, 2, 20]
-  assert [shares.every(x, True) for x in (99, 22, 2)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+  ("steps_per_epoch", "followed", "epochs"),
+  [
+    (99, False, range(30)),
+    (22, False, range(0, 30, 2)),
+    (2, False, (0, 20)),
+    (99, True, range(30)),
+    (22, True, (0, 1, 2, 3, *range(4, 30, 2))),
+    (2, True, (0, 1, 2, 3, *range(4, 30, 2))),
+  ],
+)
+def test_measuring_costs_a_twentieth_of_training(
+  steps_per_epoch, followed, epochs
+):
+  """A little more where alphas follow, in the first tenth of the epochs."""
+  due = [x for x in range(30) if shares.due(x, 30, steps_per_epoch, followed)]
+  assert due == list(epochs)
 
 
 def test_a_share_and_several_alphas_are_refused():

@@ -15,19 +15,25 @@ import optax
 
 # Of all steps, at most, that go into measuring: two a measurement.
 _PART = 0.05
-# Epochs between measurements at most where alphas follow, whatever they cost.
-_SELDOM = 2
+# Epochs between measurements at most where alphas follow, whatever they cost;
+# and the part of all epochs that begin with one each, since a student's
+# gradients change most in its first.
+_SELDOM, _OFTEN = 2, 0.1
 
 
-def every(steps_per_epoch, followed):
-  """Epochs from one measurement to the next.
+def due(epoch, epochs, steps_per_epoch, followed):
+  """Whether an epoch begins with a measurement.
 
   Args:
+    epoch: its number, from 0.
+    epochs: that training has, at most.
     steps_per_epoch: number of steps.
-    followed: whether alphas follow it.
+    followed: whether alphas follow what is measured.
   """
-  cheap = math.ceil(2 / (_PART * steps_per_epoch))
-  return min(cheap, _SELDOM) if followed else cheap
+  if followed and epoch <= _OFTEN * epochs:
+    return True
+  every = math.ceil(2 / (_PART * steps_per_epoch))
+  return epoch % (min(every, _SELDOM) if followed else every) == 0
 
 
 def norms(train, states, lanes):

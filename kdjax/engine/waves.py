@@ -108,8 +108,13 @@ class Wave:
     programs, alpha = self.programs, self.weighed["alpha"]
     share = np.full_like(alpha, np.nan)
     asked = programs.numbers(self.blocks, "share")
-    every = shares.every(programs.steps_per_epoch, asked.any())
-    if epoch % every == 0 and trials.objectives(programs.stage.arms):
+    due = shares.due(
+      epoch,
+      programs.stage.training.max_epochs,
+      programs.steps_per_epoch,
+      asked.any(),
+    )
+    if due and trials.objectives(programs.stage.arms):
       norms = self._norms()
       share = shares.share(alpha, *norms)
       if asked.any():
