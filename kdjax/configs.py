@@ -6,33 +6,14 @@ A config file has `get_config(size)`; `FILE.py:tiny` asks for the size "tiny".
 import ast
 import difflib
 import importlib.util
-import json
 import pathlib
 import sys
 
-from etils import epath
 import ml_collections
 
 from kdjax import fields
-from kdjax import files
 from kdjax import schema
-from kdjax import workdirs
 from kdjax.errors import UserError
-
-# Groups and fields that leave training's results alone, so that a workdir may
-# go on with others. Where the data are is free: what they are is checked apart.
-FREE = (
-  "report",
-  "published",
-  "question",
-  "data.dir",
-  "data.cache_dir",
-  "engine.cpu_devices",
-  "engine.blocks_at_once",
-  "engine.arms_at_once",
-  "engine.checkpoint_minutes",
-  "engine.checkpoint_epochs",
-)
 
 
 def load(source, overrides=()):
@@ -182,129 +163,3 @@ def _literal(text):
     return ast.literal_eval(text)
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     return text
-
-
-def claim(config, workdir, write=True):
-  """Writes the config into `workdir`, or compares it with the one there.
-
-  What leaves training's results alone (`FREE`) may differ, and is written anew.
-
-  Args:
-    config: `ConfigDict`.
-    workdir: where to.
-    write: False only compares.
-
-  Raises:
-    UserError: the workdir belongs to another config; names the fields.
-  """
-  text = json.dumps(config.to_dict(), indent=2, default=list) + "\n"
-  path = epath.Path(workdir) / workdirs.CONFIG
-  if write and not path.exists():
-    files.write_text(path, text)
-    return
-  old, new = _with_new_fields(files.read_json(path)), json.loads(text)
-  if old == new:
-    return
-  # A search that no arm asks for leaves all as it is.
-  tuned = "tuned" in new["grid"]["tuning"]
-  free = (*FREE, *([] if tuned else ["search"]))
-  trained = lambda tree: {
-    name: value
-    for name, value in flatten(tree).items()
-    if not any(f"{name}.".startswith(f"{x}.") for x in free)
-  }
-  old, new = trained(old), trained(new)
-  if differing := [x for x in {**old, **new} if old.get(x) != new.get(x)]:
-    changes = ", ".join(
-      f"{x} ({old.get(x)!r} there, {new.get(x)!r} now)" for x in differing[:5]
-    )
-    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-    raise UserError(
-      f"{workdir} belongs to another config: {changes}{more}. Choose another "
-      "--workdir, or the old values."
-    )
-  if write:
-    files.write_text(path, text)
-
-
-def read(workdir):
-  """The config that `workdir` was trained with, locked.
-
-  Raises:
-    UserError: there is none.
-  """
-  path = workdirs.there(workdir, workdirs.CONFIG)
-  tree = _tuples(_with_new_fields(files.read_json(path)))
-  try:
-    _check_read(tree)
-  except UserError as error:
-    raise UserError(f"{path} is damaged ({error}): restore it.") from error
-  return ml_collections.ConfigDict(tree).lock()
-
-
-# What an older kdjax did where it had no such field.
-_NEW = {
-  "data": {
-    "mask_name": "{}",
-    "masks": "same",
-    "group": "",
-    "features": ["image", "mask"],
-    "channels": 1,
-    "regions": ["lesion"],
-  },
-  "grid": {
-    "soft_dice": [0.0],
-    "source": ["trained"],
-    "tuning": ["untuned"],
-    "share": [0.0],
-    "weighting": ["grid"],
-  },
-}
-
-
-def _with_new_fields(tree):
-  """What config.json holds, with the fields that an older kdjax had not."""
-  if not isinstance(tree, dict):
-    return tree
-  old = {x: tree[x] for x in _NEW if isinstance(tree.get(x), dict)}
-  return tree | {x: {**_NEW[x], **group} for x, group in old.items()}
-
-
-# What a report cannot do without.
-_NEEDED = {
-  "": ("data", "splits", "folds", "seeds", "grid", "published"),
-  "data.": ("name",),
-  "splits.": ("kind",),
-  "grid.": tuple(schema.FIELDS["grid"]),
-}
-
-
-def _check_read(tree, known=schema.FIELDS, prefix=""):
-  """Holds what is there against `FIELDS`; an older kdjax wrote fewer."""
-  if not isinstance(tree, dict):
-    raise UserError(f"{prefix[:-1]} is no group of fields")
-  for name in _NEEDED.get(prefix, ()):
-    if name not in tree:
-      raise UserError(f"it lacks {prefix}{name}")
-  for name in (x for x in known if x in tree):
-    if isinstance(known[name], dict):
-      _check_read(tree[name], known[name], f"{prefix}{name}.")
-    else:
-      fields.check(tree[name], known[name], f"{prefix}{name}")
-
-
-def _tuples(tree):
-  if isinstance(tree, dict):
-    return {name: _tuples(value) for name, value in tree.items()}
-  return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
-
-
-def flatten(tree, prefix=""):
-  """The fields of nested dicts by dotted name, behind `prefix`."""
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat.update(flatten(value, f"{prefix}{name}."))
-    else:
-      flat[prefix + name] = value
-  return flat

@@ -6,6 +6,7 @@ import jax
 
 from kdjax import configs
 from kdjax import files
+from kdjax import recorded
 from kdjax import workdirs
 from kdjax.distill import trials
 from kdjax.engine import compilations
@@ -58,7 +59,7 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
   with files.lock(workdir, processes.parts(mine)):
     if not share.first:
       processes.await_first(share, workdir / workdirs.DATA)
-    configs.claim(config, workdir, write=share.first)
+    recorded.claim(config, workdir, write=share.first)
     studies.claim_data(study)
     with processes.alive(share, workdir):
       if share.first:
@@ -115,7 +116,7 @@ def test(workdir, overrides=(), out=None):
       or hold a case that the workdir has.
   """
   workdir = epath.Path(workdir)
-  config = configs.override(configs.read(workdir), overrides, "data")
+  config = configs.override(recorded.read(workdir), overrides, "data")
   with config.unlocked():
     config.published = False  # The paper tested nothing of the kind.
     config.question = (
@@ -124,7 +125,7 @@ def test(workdir, overrides=(), out=None):
   compilations.keep(config)
   study = elsewhere.make_study(workdir, config, out)
   with files.lock(study.workdir):
-    configs.claim(config, study.workdir)
+    recorded.claim(config, study.workdir)
     environment.write(study.workdir, jax.devices())
     elsewhere.write(workdir, study)
     return report(study.workdir)
@@ -137,7 +138,7 @@ def read(workdir):
     UserError: nothing was trained there, or a file is damaged.
   """
   workdir = epath.Path(workdir)
-  config = configs.read(workdir)
+  config = recorded.read(workdir)
   # What was measured has the counts, and needs no network to be made.
   stored = workdirs.has(workdir, workdirs.EFFICIENCY)
   for name in () if stored else ("teacher", "student", "engine"):

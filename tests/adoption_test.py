@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from kdjax import configs
 from kdjax import readers
+from kdjax import recorded
 from kdjax import workdirs
 from kdjax.engine import course
 from kdjax.engine import loop
@@ -26,7 +26,7 @@ def make(workdir, source="", **training):
   config.student_training.update(max_epochs=2, **training)
   study = conftest.make_study(config, ["Student", "L_KLD"], workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  configs.claim(study.config, workdir)
+  recorded.claim(study.config, workdir)
   studies.claim_data(study)
   return study
 
@@ -132,7 +132,7 @@ def test_another_seed_of_students_has_the_fold_s_teacher(source, tmp_path):
   config.teacher_training.update(max_epochs=2, checkpoint=str(source))
   config.student_training.update(max_epochs=1)
   study = conftest.make_study(config, ["Student"], tmp_path)
-  configs.claim(study.config, tmp_path)
+  recorded.claim(study.config, tmp_path)
   studies.claim_data(study)
   course.train(study)
   rows = readers.history(tmp_path)

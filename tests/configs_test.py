@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from kdjax import configs
+from kdjax import recorded
 from kdjax.engine import networks
 from kdjax.errors import UserError
 
@@ -42,9 +43,9 @@ def test_the_question_is_kept_and_may_be_put_in_other_words(folder):
   path.write_text(f'"""Which level\nof all?\n\nMore."""\n{path.read_text()}')
   asking = configs.load(path)
   assert asking.question == "Which level of all?"
-  configs.claim(silent, folder / "run")
-  configs.claim(asking, folder / "run")
-  assert configs.read(folder / "run").question == asking.question
+  recorded.claim(silent, folder / "run")
+  recorded.claim(asking, folder / "run")
+  assert recorded.read(folder / "run").question == asking.question
 
 
 @pytest.mark.parametrize(
@@ -116,31 +117,31 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_workdir_belongs_to_its_config(tmp_path):
   config = configs.load("configs/paper.py:tiny")
-  configs.claim(config, tmp_path)
-  configs.claim(config, tmp_path)
+  recorded.claim(config, tmp_path)
+  recorded.claim(config, tmp_path)
   other = configs.load(
     "configs/paper.py:tiny", [("seeds", "4"), ("folds", "1")]
   )
   with pytest.raises(UserError, match=r"seeds \(\[0\] there, \[4\] now\)"):
-    configs.claim(other, tmp_path)
+    recorded.claim(other, tmp_path)
   assert json.loads((tmp_path / "config.json").read_text())["seeds"] == [0]
 
 
 def test_a_config_read_back_is_the_one_written(tmp_path):
   config = configs.load("configs/paper.py:tiny")
-  configs.claim(config, tmp_path)
-  assert configs.read(tmp_path).to_dict() == config.to_dict()
+  recorded.claim(config, tmp_path)
+  assert recorded.read(tmp_path).to_dict() == config.to_dict()
 
 
 def test_a_damaged_config_is_named(tmp_path):
   (tmp_path / "config.json").write_text("[1")
   with pytest.raises(UserError, match="config.json is damaged"):
-    configs.read(tmp_path)
+    recorded.read(tmp_path)
 
 
 def test_what_only_a_report_reads_may_change_in_a_workdir(tmp_path):
   source = "configs/quickstart.py:tiny"
-  configs.claim(configs.load(source), tmp_path)
+  recorded.claim(configs.load(source), tmp_path)
   other = configs.load(source, [("report.equivalence_margin", "1.0")])
-  configs.claim(other, tmp_path)
-  assert configs.read(tmp_path).report.equivalence_margin == 1.0
+  recorded.claim(other, tmp_path)
+  assert recorded.read(tmp_path).report.equivalence_margin == 1.0

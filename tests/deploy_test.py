@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from kdjax import cli
-from kdjax import configs
+from kdjax import recorded
 from kdjax import workdirs
 from kdjax.data import images
 from kdjax.data import pipeline
@@ -45,7 +45,7 @@ def make_workdir(folder, image_size=16, **teacher):
   if teacher:
     config.teacher = teacher
   study = studies.make_study(config.lock(), folder / "run")
-  configs.claim(config, study.workdir)
+  recorded.claim(config, study.workdir)
   studies.claim_data(study)
   rows = ["stage,arm,fold,seed,epoch,train_loss,val_loss"]
   for role, arms in (

@@ -7,6 +7,7 @@ import pytest
 from kdjax import cli
 from kdjax import configs
 from kdjax import readers
+from kdjax import recorded
 from kdjax import run
 from kdjax.data import pipeline
 from kdjax.deploy import trained
@@ -52,7 +53,7 @@ def found(home, tmp_path_factory):
 
 
 def test_every_network_is_tested_on_every_case_as_it_is(home, found):
-  data = configs.override(configs.read(home), OTHER, "data").data
+  data = configs.override(recorded.read(home), OTHER, "data").data
   dataset = pipeline.load(data)
   rows = found.per_case.set_index(["model", "fold", "case"])
   assert len(rows) == 3 * 2 * 9

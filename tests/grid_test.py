@@ -15,6 +15,7 @@ from kdjax.engine import course
 from kdjax.engine import fitting
 from kdjax.engine import interruption
 from kdjax.engine import lanes
+from kdjax.engine import laying
 from kdjax.engine import layouts
 from kdjax.engine import loop
 from kdjax.engine import stages
@@ -125,7 +126,7 @@ def test_four_devices_share_trials_and_change_nothing(
   grid, on_devices, tmp_path
 ):
   on_devices(4)
-  layout = layouts.make_layout([None] * len(SOME), 2, 4)
+  layout = laying.lay_out([None] * len(SOME), 2, 4)
   assert len(layout.devices) == 4
   assert not layout.split_batch
   grid.assert_equal_in(tmp_path)
@@ -168,7 +169,7 @@ def test_four_devices_split_the_batch_of_one_trial_and_change_nothing(
   grid, on_devices, tmp_path
 ):
   on_devices(4)
-  assert layouts.make_layout([None], 1, 4).split_batch
+  assert laying.lay_out([None], 1, 4).split_batch
   grid.assert_equal_in(tmp_path, SOME[-1:], folds=(0,))
 
 
@@ -176,11 +177,11 @@ def test_four_devices_split_the_batch_of_one_trial_and_change_nothing(
 def test_an_epoch_as_one_program_changes_nothing(
   grid, on_devices, tmp_path, monkeypatch
 ):
-  make_layout = layouts.make_layout
+  lay_out = laying.lay_out
   monkeypatch.setattr(
-    layouts,
-    "make_layout",
-    lambda *a, **k: dataclasses.replace(make_layout(*a, **k), scan=True),
+    laying,
+    "lay_out",
+    lambda *a, **k: dataclasses.replace(lay_out(*a, **k), scan=True),
   )
   grid.assert_equal_in(tmp_path, SOME[:2], folds=(0,))
 

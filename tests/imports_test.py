@@ -13,7 +13,7 @@ workdirs
 readers
 data models distill
 schema
-configs
+configs recorded
 engine
 evaluate
 report deploy plan

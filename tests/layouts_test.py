@@ -9,7 +9,7 @@ import pytest
 
 from kdjax.distill import trials
 from kdjax.engine import lanes
-from kdjax.engine import layouts
+from kdjax.engine import laying
 from kdjax.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Device:
 )
 def test_every_trial_has_a_place(arms, blocks, devices, at_once):
   batch = 16 * devices
-  layout = layouts.make_layout(
+  layout = laying.lay_out(
     [None] * arms,
     blocks,
     batch,
@@ -66,7 +66,7 @@ def test_every_trial_has_a_place(arms, blocks, devices, at_once):
 def test_trials_go_where_the_last_is_done_soonest(
   arms, blocks, devices, over_blocks, places
 ):
-  layout = layouts.make_layout(
+  layout = laying.lay_out(
     [None] * arms, blocks, 8, devices=[Device()] * devices
   )
   assert len(np.unique(layout.block_ids, axis=0)) == over_blocks
@@ -89,7 +89,7 @@ OBJECTIVES = (None, trials.Objective("L", "x", ()), *HREG)
 def test_what_is_stepped_together_has_its_list_and_its_regressors(
   objectives, devices, at_once
 ):
-  layout = layouts.make_layout(
+  layout = laying.lay_out(
     objectives, 1, 840, arms_at_once=at_once, devices=[Device()] * devices
   )
   assert layout.together <= (at_once or len(objectives))
@@ -123,7 +123,7 @@ def test_draws_of_a_search_take_turns_on_a_cpu_that_are_all_alike(
 ):
   """So that one program does for all, and no larger one than 24 arms."""
   objectives = [x for x in OBJECTIVES[:kinds] for _ in range(draws)]
-  layout = layouts.make_layout(objectives, 1, 840, devices=[Device()] * devices)
+  layout = laying.lay_out(objectives, 1, 840, devices=[Device()] * devices)
   if layout.split_batch:  # Fewer arms than devices.
     return
   shards = len(layout.devices)
@@ -143,7 +143,7 @@ def test_draws_of_a_search_take_turns_on_a_cpu_that_are_all_alike(
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_regressors_come_back_from_where_their_arms_are(devices):
   objectives = [None, *HREG, OBJECTIVES[1], HREG[0]] * 2
-  layout = layouts.make_layout(
+  layout = laying.lay_out(
     objectives, 1, 8, arms_at_once=2, devices=jax.devices()[:devices]
   )
   states = lanes.States(
@@ -170,7 +170,7 @@ def test_regressors_come_back_from_where_their_arms_are(devices):
   ("arms", "blocks", "devices"), [(13, 3, 1), (13, 3, 4), (5, 1, 4), (1, 1, 4)]
 )
 def test_gather_is_the_inverse_of_spread(arms, blocks, devices):
-  layout = layouts.make_layout(
+  layout = laying.lay_out(
     [None] * arms, blocks, 8, devices=jax.devices()[:devices]
   )
   tree = np.arange(layout.wave * arms * 2).reshape(layout.wave, arms, 2)
@@ -194,7 +194,7 @@ def test_a_compacted_layout_holds_what_lives_and_rests_the_others(
   arms, blocks, devices, kept, places
 ):
   devices = (jax.devices() * 2)[:devices]
-  layout = layouts.make_layout([None] * arms, blocks, 8, devices=devices)
+  layout = laying.lay_out([None] * arms, blocks, 8, devices=devices)
   live = np.arange(arms)[-kept:]
   smaller = layout.keep(live)
   assert smaller.arm_ids.shape == (len(layout.devices), places)
@@ -207,9 +207,7 @@ def test_a_compacted_layout_holds_what_lives_and_rests_the_others(
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_what_was_compacted_away_is_gathered_from_where_it_rests(devices):
-  layout = layouts.make_layout(
-    [None] * 13, 3, 8, devices=jax.devices()[:devices]
-  )
+  layout = laying.lay_out([None] * 13, 3, 8, devices=jax.devices()[:devices])
   smaller = layout.keep(np.array([2, 7, 11]))
   shape = (layout.wave, 13, 2)
   resting = np.arange(np.prod(shape)).reshape(shape)
@@ -224,9 +222,9 @@ def test_what_was_compacted_away_is_gathered_from_where_it_rests(devices):
 
 def test_batches_are_whole_or_split():
   batches = np.arange(1 * 3 * 8).reshape(1, 3, 8)  # [W, T, B]
-  whole = layouts.make_layout([None] * 13, 1, 8, devices=jax.devices())
+  whole = laying.lay_out([None] * 13, 1, 8, devices=jax.devices())
   assert whole.spread_batches(batches).shape == (4, 3, 1, 8)
-  split = layouts.make_layout([None] * 1, 1, 8, devices=jax.devices())
+  split = laying.lay_out([None] * 1, 1, 8, devices=jax.devices())
   parts = split.spread_batches(batches)
   assert split.spread_batches(batches[:, :, 0]).shape == (4, 3, 1)
   assert parts.shape == (4, 3, 1, 2)
@@ -237,4 +235,4 @@ def test_batches_are_whole_or_split():
 
 def test_a_batch_that_does_not_split_is_refused():
   with pytest.raises(UserError, match="batch_size=6 does not split over 4"):
-    layouts.make_layout([None] * 1, 1, 6, devices=jax.devices())
+    laying.lay_out([None] * 1, 1, 6, devices=jax.devices())

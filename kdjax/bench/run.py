@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from kdjax import configs
 from kdjax import files
+from kdjax import recorded
 from kdjax.bench import modes
 from kdjax.bench import record
 from kdjax.engine import convolution
@@ -65,7 +65,7 @@ def write(config, workdir, rounds, with_torch, names, sizes):
   networks.refuse_answers(config, "bench")
   study = studies.make_study(config, workdir)
   with files.lock(workdir):
-    configs.claim(config, workdir)
+    recorded.claim(config, workdir)
     environment.write(workdir, jax.devices())
     measured = run(study, rounds, with_torch, names, sizes)
     record.write(measured, workdir)

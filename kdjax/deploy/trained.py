@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from kdjax import configs
 from kdjax import readers
+from kdjax import recorded
 from kdjax import workdirs
 from kdjax.data import regions
 from kdjax.data import views
@@ -135,7 +135,7 @@ def load(workdir, arm="best", fold=None, seed=None):
     UserError: no such network there.
   """
   workdir = epath.Path(workdir)
-  config = configs.read(workdir)
+  config = recorded.read(workdir)
   criterion = _criterion(config)
   table = _validation(workdir, criterion)
   higher = criterion == "val_dice"

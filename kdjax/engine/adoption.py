@@ -15,9 +15,9 @@ from etils import epath
 import jax
 import numpy as np
 
-from kdjax import configs
 from kdjax import files
 from kdjax import readers
+from kdjax import recorded
 from kdjax import workdirs
 from kdjax.engine import checkpoint
 from kdjax.engine import networks
@@ -242,7 +242,7 @@ def _read(source, block):
 def _check_alike(study, source, theirs):
   """Refuses teachers that this config would not have trained."""
   ours = json.loads(json.dumps(study.config.to_dict(), default=list))
-  there, here = configs.flatten(theirs), configs.flatten(ours)
+  there, here = recorded.flatten(theirs), recorded.flatten(ours)
   for field, value in here.items():
     asked = any(f"{field}.".startswith(f"{x}.") for x in _ALIKE)
     # An older kdjax had no such field.

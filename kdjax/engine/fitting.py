@@ -5,7 +5,7 @@ import sys
 import jax
 
 from kdjax.distill import losses
-from kdjax.engine import layouts
+from kdjax.engine import laying
 from kdjax.errors import UserError
 from kdjax.models import own
 
@@ -21,7 +21,7 @@ def make_layout(study, stage, num_blocks, devices=None):
   if own.lacks(study.make_model(stage.role), "norm_axis"):
     # Its batches cannot be split, so that some devices may have to rest.
     devices = devices[: len(stage.arms) * num_blocks]
-  layout = layouts.make_layout(
+  layout = laying.lay_out(
     [arm.objective for arm in stage.arms],
     num_blocks,
     stage.training.batch_size,

@@ -5,9 +5,9 @@ import sys
 from etils import epath
 import numpy as np
 
-from kdjax import configs
 from kdjax import files
 from kdjax import readers
+from kdjax import recorded
 from kdjax import workdirs
 from kdjax.data import pipeline
 from kdjax.data import regions
@@ -58,7 +58,7 @@ def make_study(source, config, out=None):
 
 def _check_regions(source, dataset):
   """Refuses masks of which networks were taught other regions."""
-  known = regions.make(configs.read(source).data.regions).names
+  known = regions.make(recorded.read(source).data.regions).names
   if dataset.regions != known:
     raise UserError(
       f"--config.data.regions: the networks of {source} tell "
