@@ -60,6 +60,22 @@ def test_strangers_are_compared_without_pairing(found):
   assert "none are paired by case" in text
 
 
+def test_calibration_is_told_where_it_was_measured(found, tmp_path):
+  """As `kdjax test` asks for: there, and at home."""
+  frame = simulated.per_case(np.random.default_rng(0), {"Teacher": 0.1})
+  told = run(tmp_path, frame.assign(brier=0.125, ece=0.25))
+  text = across.write({"small": found["small"], "told": told})
+  for title, value in (
+    ("Brier score of every model, from 0, the best, to 1:", "0.1250"),
+    ("Expected calibration error of every model", "0.2500"),
+  ):
+    _, _, table = text.partition(title)
+    row = next(x for x in table.splitlines() if x.startswith("| Teacher"))
+    assert [x.strip() for x in row.split("|")[2:4]] == ["-", value]
+  table = across.collect({"told": told})
+  assert table["ece_mean"].tolist() == [0.25] * len(table)
+
+
 def test_one_workdir_is_nothing_to_compare(found):
   with pytest.raises(UserError, match="two workdirs or more"):
     across.write({"small": found["small"]})

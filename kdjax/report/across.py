@@ -25,11 +25,17 @@ COLUMNS = (
   "dice_mean",
   "dice_ci_low",
   "dice_ci_high",
+  "brier_mean",
+  "ece_mean",
   "difference",
   "ci_low",
   "ci_high",
   "holm_p",
 )
+CALIBRATION = {
+  "brier_mean": "Brier score",
+  "ece_mean": "Expected calibration error",
+}
 CHANGES = ("model", "workdir", "against", *comparisons.KEPT)
 
 
@@ -44,6 +50,7 @@ def collect(found):
   table = []
   for name, results in found.items():
     groups = rows.groups(results.per_case, results.scores.index)
+    calibration = results.table.set_index("model")[["brier_mean", "ece_mean"]]
     for model in results.models:
       if model not in results.scores:
         continue
@@ -63,12 +70,13 @@ def collect(found):
           "dice_mean": values.mean(),
           "dice_ci_low": low,
           "dice_ci_high": high,
+          **calibration.loc[model],
           **{x: versus.get(x) for x in COLUMNS[-4:]},
         }
       )
   frame = pd.DataFrame(table, columns=COLUMNS)
-  real = [x for x in COLUMNS if "dice" in x or x in COLUMNS[-4:]]
-  return frame.astype(dict.fromkeys([*real, "parameters"], float))
+  names = ("workdir", "data", "folds", "seeds", "model", "cases")
+  return frame.astype({x: float for x in COLUMNS if x not in names})
 
 
 def changes(found):
@@ -121,6 +129,11 @@ def markdown(found, table, changed):
   lines = _summary(found)
   lines += ["", "Mean Dice of every model, in percent:", ""]
   lines += _wide(found, table, "model", [_percent(x) for x in table.dice_mean])
+  for name, measure in CALIBRATION.items():
+    if (known := table.dropna(subset=name)).empty:
+      continue
+    lines += ["", f"{measure} of every model, from 0, the best, to 1:", ""]
+    lines += _wide(found, known, "model", known[name].map("{:.4f}".format))
   gains = table.copy()
   gains["said"] = [words.difference(x) for x in table.to_dict("records")]
   gains = gains[gains["difference"].notna()]
@@ -155,9 +168,8 @@ def _wide(found, table, head, said):
   wide = table.assign(said=said).pivot(
     index="model", columns="workdir", values="said"
   )
-  wide = wide.reindex(
-    index=dict.fromkeys(table["model"]), columns=list(found)
-  ).fillna("-")
+  wide = wide.reindex(index=dict.fromkeys(table["model"]), columns=list(found))
+  wide = wide.astype(object).fillna("-")
   body = zip(wide.index, wide.to_numpy(), strict=True)
   return cells.grid([head, *wide.columns], [[x, *row] for x, row in body])
 
