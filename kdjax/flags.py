@@ -121,7 +121,8 @@ def make_parser():
   bench.add_argument(
     "--peer",
     choices=("torch",),
-    help="also train the same arms in turn in PyTorch",
+    help="also train the same arms in PyTorch: in turn, and on a CPU in a "
+    "process for every core",
   )
   bench.add_argument(
     "--rounds",

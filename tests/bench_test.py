@@ -113,6 +113,7 @@ def test_the_sentences_are_made_from_medians():
       fake("fused", 12, [8.0], 165),
       fake("fused_cached", 12, [6.0], 120),
       fake("torch_serial", 12, [36.0], 0),
+      fake("torch_by_core", 12, [40.0], 0),
     ],
     best_rate=1e9,
     teacher_flops=15,
@@ -124,3 +125,6 @@ def test_the_sentences_are_made_from_medians():
   assert "1.100 times those of 12 students and 2 answers" in text
   assert "4.50 times as fast as PyTorch in turn" in text
   assert "cached teacher, 12 trials: 6.00 times as fast as PyTorch" in text
+  measured.rows[-1] = fake("torch_by_core", 12, [30.0], 0)
+  quicker = record.table(measured)
+  assert "3.75 times as fast as PyTorch in a process a core" in quicker

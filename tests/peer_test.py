@@ -3,6 +3,8 @@
 Skipped without PyTorch: pip install 'kdjax[peer]'.
 """
 
+import contextlib
+
 import flax.traverse_util
 import jax
 import jax.flatten_util
@@ -11,6 +13,7 @@ import optax
 import pytest
 
 from configs import bench
+from kdjax.bench import modes
 from kdjax.bench import peer
 from kdjax.distill import trials
 from kdjax.engine import lanes
@@ -230,6 +233,32 @@ def test_the_papers_kind_of_teacher_teaches_the_same(tmp_path):
   with start.make_peer() as theirs:
     for arm, states in ours.items():
       assert_equal(theirs, arm, start.states, states)
+
+
+@pytest.mark.slow
+def test_a_process_for_every_core_trains_all_arms_at_once(start, monkeypatch):
+  pytest.importorskip("torch")
+  monkeypatch.setattr(modes.cores, "cores", lambda: 2)
+  study = start.programs.study
+  peers = modes.make_peers(study, modes.untrained_teacher(study))
+  with contextlib.ExitStack() as stack:
+    entered = [stack.enter_context(x) for x in peers]
+    in_turn, at_once = modes.torch_modes(study, entered)
+    assert [x.name for x in (in_turn, at_once)] == [
+      "torch_serial",
+      "torch_by_core",
+    ]
+    assert in_turn.trials == at_once.trials == len(in_turn.runs) == 12
+    (step,) = at_once.runs
+    weights = lambda: [
+      jax.flatten_util.ravel_pytree(x.parameters("L_MSE"))[0] for x in entered
+    ]
+    before = weights()
+    assert step() > 0
+    moved = [(x != y).any() for x, y in zip(before, weights(), strict=True)]
+    # Of two processes one has this arm, and the one in turn waits.
+    assert sum(moved) == 1 and not moved[0]
+    assert at_once.peak() > in_turn.peak() / 2
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The ways to train the arms of a study that are timed beside each other."""
 
+from concurrent import futures
 import dataclasses
 import functools
 import time
@@ -12,6 +13,7 @@ from kdjax.bench import peer
 from kdjax.distill import axes
 from kdjax.engine import batches
 from kdjax.engine import checkpoint
+from kdjax.engine import cores
 from kdjax.engine import stages
 from kdjax.engine import waves
 from kdjax.errors import UserError
@@ -221,7 +223,7 @@ def share(study, teacher):
   return waves.share(programs, [study.blocks[0]], teacher)
 
 
-def make_peer(study, teacher):
+def make_peers(study, teacher):
   """The distilling arms in PyTorch, from the same weights and batches.
 
   Args:
@@ -229,7 +231,8 @@ def make_peer(study, teacher):
     teacher: what `untrained_teacher` returned.
 
   Returns:
-    `peer.Peer`, to be entered as a context.
+    `peer.Peer`s, to be entered as contexts: one that has all cores, and on a
+    CPU of several cores one more for each of them, with a thread each.
 
   Raises:
     UserError: PyTorch is missing, or it lacks something that the study has.
@@ -237,22 +240,42 @@ def make_peer(study, teacher):
   study = dataclasses.replace(study, arms=tuple(distilling(study)))
   programs = _programs(study, study.student_stage)
   block = study.blocks[0]
-  return peer.Peer(
+  start = functools.partial(
+    peer.Peer,
     programs,
     block,
     jax.tree.map(lambda x: x[0], teacher[block]),
     _initial(programs),
   )
+  several = jax.default_backend() == "cpu" and cores.cores() > 1
+  alone = [start(threads=1) for _ in range(cores.cores() if several else 0)]
+  return [start(), *alone]
 
 
-def torch_serial(study, entered):
-  """The `Mode` of what `make_peer` returned, once entered."""
-  steps_of_arms = tuple(
-    functools.partial(entered.step, arm.name) for arm in distilling(study)
-  )
-  return Mode(
-    "torch_serial", len(steps_of_arms), steps_of_arms, (), entered.peak_bytes
-  )
+def torch_modes(study, entered):
+  """The `Mode`s of what `make_peers` returned, once entered."""
+  arms = [arm.name for arm in distilling(study)]
+  whole, *alone = entered
+  in_turn = tuple(functools.partial(whole.step, arm) for arm in arms)
+  found = [Mode("torch_serial", len(arms), in_turn, (), whole.peak_bytes)]
+  if alone:
+    at_once = functools.partial(_at_once, alone, arms)
+    peak = lambda: sum(x.peak_bytes() for x in alone)
+    found.append(Mode("torch_by_core", len(arms), (at_once,), (), peak))
+  return found
+
+
+def _at_once(processes, arms):
+  """Seconds of a step of all arms, which the processes share."""
+
+  def turn(number):
+    for arm in arms[number :: len(processes)]:
+      processes[number].step(arm)
+
+  begun = time.perf_counter()
+  with futures.ThreadPoolExecutor(len(processes)) as pool:
+    list(pool.map(turn, range(len(processes))))
+  return time.perf_counter() - begun
 
 
 def _programs(study, stage):

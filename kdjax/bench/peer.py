@@ -46,7 +46,7 @@ class Peer:
     process: it, while the context is entered.
   """
 
-  def __init__(self, programs, block, teacher, states, batches=4):
+  def __init__(self, programs, block, teacher, states, batches=4, threads=None):
     """Prepares; nothing runs before the context is entered.
 
     Args:
@@ -55,6 +55,7 @@ class Peer:
       teacher: `{"params", "batch_stats"}` of the teacher, not folded.
       states: `lanes.States` of one trial, that every arm starts from.
       batches: number of batches, seen again when they run out.
+      threads: of its process; None is one for every core that it may use.
 
     Raises:
       UserError: PyTorch or the script is missing, or the study has what the
@@ -76,6 +77,7 @@ class Peer:
       },
     )
     self._batches = batches
+    self._threads = threads
 
   def __enter__(self):
     with contextlib.ExitStack() as stack:
@@ -128,8 +130,8 @@ class Peer:
     return int(self._ask("peak"))
 
   def _write(self):
-    study = self._programs.study
-    (self._folder / "study.json").write_text(json.dumps(_describe(study)))
+    study = _describe(self._programs.study) | {"threads": self._threads}
+    (self._folder / "study.json").write_text(json.dumps(study))
     weights = {}
     for tree in self._weights:
       weights |= flax.traverse_util.flatten_dict(tree, sep="/")

@@ -78,7 +78,8 @@ def run(study, rounds, with_torch, names=modes.NAMES, sizes=modes.SIZES):
   Args:
     study: `Study`.
     rounds: that count.
-    with_torch: whether PyTorch trains the same arms in turn too.
+    with_torch: whether PyTorch trains the same arms too: in turn with all
+      cores, and in a process for every core.
     names: kdjax's own modes, of `modes.NAMES`.
     sizes: numbers of trials of the fused programs.
 
@@ -90,13 +91,13 @@ def run(study, rounds, with_torch, names=modes.NAMES, sizes=modes.SIZES):
   """
   with contextlib.ExitStack() as stack:
     # It refuses what it cannot train before minutes of compiling.
-    teacher, peer = modes.untrained_teacher(study), None
+    teacher, peers = modes.untrained_teacher(study), []
     if with_torch:
-      peer = stack.enter_context(modes.make_peer(study, teacher))
+      peers = [*map(stack.enter_context, modes.make_peers(study, teacher))]
     say = lambda x: print(x, file=sys.stderr)
     every = modes.make_modes(study, teacher, say, names, sizes)
-    if peer:
-      every.append(modes.torch_serial(study, peer))
+    if peers:
+      every += modes.torch_modes(study, peers)
     seconds = [[] for _ in every]
     rates = []
     bar = stack.enter_context(

@@ -418,9 +418,8 @@ def tree(path):
   return found
 
 
-def make_trainers(folder):
-  """Every arm of the study in `folder`, by name."""
-  study = json.loads((folder / "study.json").read_text())
+def make_trainers(folder, study):
+  """Every arm of the `study` in `folder`, by name."""
   device = DEVICES[study["platform"]]
   weights = tree(folder / "weights.npz")
   regressors = {}
@@ -484,8 +483,10 @@ def cores():
 def main(folder):
   """Answers until the input ends."""
   memory.keep()
-  torch.set_num_threads(cores())
-  trainers = make_trainers(pathlib.Path(folder))
+  folder = pathlib.Path(folder)
+  study = json.loads((folder / "study.json").read_text())
+  torch.set_num_threads(study["threads"] or cores())
+  trainers = make_trainers(folder, study)
   if torch.cuda.is_initialized():
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's.
