@@ -89,13 +89,14 @@ def test_the_command_sets_what_is_lost_beside_it(home, found, capsys):
   assert found.text in out
   assert f"| {home} " in out and f"| {home / 'tests' / 'phantom'} " in out
   assert (home / "per_case.csv").read_bytes() == before
-  mean = lambda x: f"{100 * x.scores['Teacher'].mean():.2f}"
-  (line,) = [
-    x.split("|")
-    for x in out.split("Mean Dice of every model")[1].splitlines()
-    if x.startswith("| Teacher ")
-  ]
-  assert [x.strip() for x in line[2:4]] == [mean(run.read(home)), mean(found)]
+  calibration = lambda x: x.table.set_index("model").loc["Teacher", "ece_mean"]
+  for title, said in (
+    ("Mean Dice", lambda x: f"{100 * x.scores['Teacher'].mean():.2f}"),
+    ("Expected calibration error", lambda x: f"{calibration(x):.4f}"),
+  ):
+    lines = out.split(f"{title} of every model")[1].splitlines()
+    line = next(x.split("|") for x in lines if x.startswith("| Teacher "))
+    assert [x.strip() for x in line[2:4]] == [said(run.read(home)), said(found)]
 
 
 @pytest.mark.parametrize(
