@@ -19,6 +19,7 @@ import numpy as np
 
 from kdjax.distill import axes
 from kdjax.distill import trials
+from kdjax.engine import cores
 from kdjax.engine import networks
 from kdjax.engine import streams
 from kdjax.errors import UserError
@@ -46,7 +47,7 @@ class Peer:
     process: it, while the context is entered.
   """
 
-  def __init__(self, programs, block, teacher, states, batches=4, threads=None):
+  def __init__(self, programs, block, teacher, states, batches=4, threads=0):
     """Prepares; nothing runs before the context is entered.
 
     Args:
@@ -55,7 +56,7 @@ class Peer:
       teacher: `{"params", "batch_stats"}` of the teacher, not folded.
       states: `lanes.States` of one trial, that every arm starts from.
       batches: number of batches, seen again when they run out.
-      threads: of its process; None is one for every core that it may use.
+      threads: of its process; 0 is one for every core that it may use.
 
     Raises:
       UserError: PyTorch or the script is missing, or the study has what the
@@ -77,7 +78,7 @@ class Peer:
       },
     )
     self._batches = batches
-    self._threads = threads
+    self._threads = threads or cores.cores()
 
   def __enter__(self):
     with contextlib.ExitStack() as stack:

@@ -17,7 +17,6 @@ after the deepest level that the arm compares.
 """
 
 import json
-import os
 import pathlib
 import resource
 import sys
@@ -473,19 +472,12 @@ def answer(trainers, command, name="", rest=""):
   raise ValueError(f"no command {command!r}")
 
 
-def cores():
-  """The cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count()
-
-
 def main(folder):
   """Answers until the input ends."""
   memory.keep()
   folder = pathlib.Path(folder)
   study = json.loads((folder / "study.json").read_text())
-  torch.set_num_threads(study["threads"] or cores())
+  torch.set_num_threads(study["threads"])
   trainers = make_trainers(folder, study)
   if torch.cuda.is_initialized():
     torch.backends.cudnn.benchmark = True
