@@ -1,7 +1,9 @@
 """Does distillation lift a small student on a simulated ultrasound data set?
 
 The twelve arms of `paper` on a thousand simulated images in two folds, each
-case tested once, with networks that two cores train in minutes.
+case tested once, with networks that two cores train in minutes. Every loss has
+the same say: at one alpha for all, `L_MSE` had most of the gradient, and its
+students found no lesion on one fold's validation images.
 
 Run:
 
@@ -31,6 +33,7 @@ def get_config(size="full"):
   config.teacher_training.learning_rate = 2e-3
   config.grid.update(
     pair=(("encoder3", "encoder3"),),  # 8 x 8 positions.
-    learning_rate=(5e-3,),
+    learning_rate=(1e-2,),
+    share=(0.5,),
   )
   return paper.shrink(config) if size == "tiny" else config
