@@ -29,7 +29,8 @@ def environment(devices=1, **more):
     "JAX_COMPILATION_CACHE_DIR": str(kept),
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+    "--xla_cpu_use_fusion_emitters=false",
     **more,
   }
 

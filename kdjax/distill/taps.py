@@ -38,7 +38,7 @@ def apply(module, variables, images, *, taps, train=False):
     new.get("intermediates", {}), sep="/"
   )
   if missing := [tap for tap in taps if f"{tap}/__call__" not in captured]:
-    raise ValueError(f"{type(module).__name__} has no submodules {missing}.")
+    raise ValueError(f"has no level {missing[0]!r}")
   features = {tap: captured[f"{tap}/__call__"][0] for tap in taps}
   return logits, features, new.get("batch_stats", {})
 

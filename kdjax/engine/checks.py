@@ -120,14 +120,14 @@ def check_models(study):
       raise UserError(f"{role} makes no network: {error}") from error
     study.load_weights(role)
     side = ("student", "teacher").index(role)
-    for tap in trials.taps(trials.objectives(study.arms), side):
-      try:
-        networks.features(model, study.blank(role), (tap,))
-      except ValueError as error:
-        raise UserError(
-          f"grid.pair: the {role} has no level {tap!r}; it has "
-          f"{', '.join(taps.levels(variables))}."
-        ) from error
+    wanted = trials.taps(trials.objectives(study.arms), side)
+    try:
+      networks.features(model, study.blank(role), wanted)
+    except ValueError as error:
+      raise UserError(
+        f"grid.pair: the {role} {error}; it has "
+        f"{', '.join(taps.levels(variables))}."
+      ) from error
   _check_objectives(study)
   _check_cache(study)
   for role in ("teacher", "student"):
