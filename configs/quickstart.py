@@ -30,7 +30,7 @@ def get_config(size="full"):
   )
   config.student.update(widths=(4, 8, 8), decoder_widths=(8, 4), in_channels=1)
   paper.use_recipe(config, batch_size=16, max_epochs=12)
-  config.teacher_training.learning_rate = 2e-3
+  config.teacher_training.learning_rate = 1e-2
   config.grid.update(
     pair=(("encoder3", "encoder3"),),  # 8 x 8 positions.
     learning_rate=(1e-2,),

@@ -44,7 +44,7 @@ def on_devices(monkeypatch):
 def optimised():
   """Has programs optimised after all: CPUs' grouped convolutions are loops.
 
-  They compile for half a minute and run for minutes if they are left as written.
+  Left as they are written they run for minutes.
   """
   yield lambda wanted: jax.config.update(
     "jax_disable_most_optimizations", not wanted
