@@ -27,7 +27,7 @@ with epy.lazy_imports():
   from kdjax.evaluate import elsewhere
   from kdjax.report import build
   from kdjax.report import environment
-  from kdjax.report import results
+  from kdjax.report import gather
 
 
 def train(config, workdir, *, coordinator=None, count=None, index=None):
@@ -147,4 +147,4 @@ def read(workdir):
         f"{workdir / workdirs.CONFIG} is damaged (it lacks {name})."
       )
   counts = {} if stored else networks.parameters(config)
-  return results.compute(workdir, config, trials.make_arms(config.grid), counts)
+  return gather.results(workdir, config, trials.make_arms(config.grid), counts)

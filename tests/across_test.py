@@ -5,14 +5,14 @@ import pytest
 
 from kdjax.errors import UserError
 from kdjax.report import across
-from kdjax.report import results
+from kdjax.report import gather
 from tests import simulated
 
 
 def run(path, frame, parameters=1000, **keys):
   config = simulated.workdir(path, frame, **keys)
   counts = dict.fromkeys(frame["model"], parameters) | {"Teacher": 90_000}
-  return results.compute(path, config, simulated.ARMS, counts)
+  return gather.results(path, config, simulated.ARMS, counts)
 
 
 @pytest.fixture(scope="module")

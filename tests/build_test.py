@@ -9,7 +9,7 @@ import pytest
 
 from kdjax import cli
 from kdjax.report import build
-from kdjax.report import results
+from kdjax.report import gather
 from kdjax.report import segmentations
 from tests import simulated
 
@@ -37,9 +37,9 @@ def workdirs(tmp_path_factory):
 def test_one_workdir_gives_everything_computes_once_and_compiles_nothing(
   workdirs, capsys, tmp_path, monkeypatch
 ):
-  compiled, computed, compute = [], [], results.compute
+  compiled, computed, compute = [], [], gather.results
   monkeypatch.setattr(
-    results, "compute", lambda *x: computed.append(x) or compute(*x)
+    gather, "results", lambda *x: computed.append(x) or compute(*x)
   )
 
   def listen(event, duration, **_):
@@ -94,7 +94,7 @@ def test_what_is_published_says_how_it_was_made_and_names_no_folder(
   (run / "environment.json").write_text(json.dumps(record))
   costs = "model,parameters,device_seconds\nStudent,90,60\n"
   (run / "efficiency.csv").write_text(costs)
-  found = results.compute(run, config, simulated.ARMS)
+  found = gather.results(run, config, simulated.ARMS)
   build.write(found)
   build.publish(found, out)
   told = (out / "README.md").read_text()
@@ -159,7 +159,7 @@ def test_errors_are_a_line_with_the_way_out(workdirs, capsys, arguments, said):
 
 
 def test_cases_are_where_distillation_helped_most_and_least(workdirs):
-  found = results.compute(workdirs[0], simulated.config(), simulated.ARMS)
+  found = gather.results(workdirs[0], simulated.config(), simulated.ARMS)
   scores = found.scores
   gain = scores[list(simulated.DISTILLED)].mean(axis=1) - scores["Student"]
   chosen = segmentations.choose(found)

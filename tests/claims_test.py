@@ -9,7 +9,7 @@ from kdjax.distill import trials
 from kdjax.evaluate import statistics
 from kdjax.report import answer
 from kdjax.report import claims
-from kdjax.report import results
+from kdjax.report import gather
 from kdjax.report import verdicts
 from tests import simulated
 
@@ -135,7 +135,7 @@ def test_all_pairs_must_be_equal_and_one_far_apart_is_enough():
 def study(path, effects, settings=None, arms=simulated.ARMS, **sizes):
   frame = simulated.per_case(np.random.default_rng(2), effects, **sizes)
   config = simulated.workdir(path, frame, settings)
-  return results.compute(path, config, arms)
+  return gather.results(path, config, arms)
 
 
 def test_survivors_are_those_of_the_paper():
@@ -168,12 +168,12 @@ def test_a_fold_that_disagrees_leaves_a_claim_open(tmp_path):
     np.random.default_rng(2), simulated.effects(lift=0.06), cases=600
   )
   config = simulated.workdir(tmp_path, frame)
-  agree = results.compute(tmp_path, config, simulated.ARMS)
+  agree = gather.results(tmp_path, config, simulated.ARMS)
   assert agree.claims["verdict"][0] == YES
   odd = (frame["fold"] == 1) & (frame["model"] == "Student")
   frame.loc[odd, "dice"] = (frame.loc[odd, "dice"] + 0.1).clip(upper=1)
   simulated.workdir(tmp_path, frame)
-  found = results.compute(tmp_path, config, simulated.ARMS)
+  found = gather.results(tmp_path, config, simulated.ARMS)
   assert found.lift["group_p"] < 0.001 < found.lift["anew_p"]
   assert found.claims["verdict"][0] == OPEN
   assert "is not decided" in found.answer[0]
@@ -196,7 +196,7 @@ def test_a_student_that_is_not_much_smaller_tests_no_claim_on_size(tmp_path):
   frame = simulated.per_case(np.random.default_rng(2), simulated.effects())
   config = simulated.workdir(tmp_path, frame)
   counts = dict.fromkeys(simulated.effects(), 100) | {"Teacher": 1000}
-  found = results.compute(tmp_path, config, simulated.ARMS, counts).claims
+  found = gather.results(tmp_path, config, simulated.ARMS, counts).claims
   assert found["verdict"][4] == OPEN
   assert "100 times smaller (10 times)" in found["sentence"][4]
 

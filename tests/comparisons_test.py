@@ -14,8 +14,8 @@ from scipy import stats
 from kdjax.evaluate import statistics
 from kdjax.report import build
 from kdjax.report import comparisons
+from kdjax.report import gather
 from kdjax.report import paired
-from kdjax.report import results
 from tests import simulated
 
 COLUMNS = (
@@ -130,7 +130,7 @@ def test_every_number_equals_a_second_route(tmp_path, monkeypatch, holdout):
   )
   kind = {"kind": "holdout" if holdout else "kfold"}
   config = simulated.workdir(tmp_path, frame, simulated.config(splits=kind))
-  build.write(results.compute(tmp_path, config, simulated.ARMS))
+  build.write(gather.results(tmp_path, config, simulated.ARMS))
   found = read(tmp_path / "report" / "comparisons.csv")
   assert ",".join(found[0]).startswith(COLUMNS)
   assert [x["reference"] for x in found] == ["Student"] * 12 + ["Teacher"] * 13

@@ -7,11 +7,10 @@ import pathlib
 import shutil
 import tempfile
 
+from tests import started
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# The older emitters of loops compile twice as quickly.
-os.environ["XLA_FLAGS"] = (
-  "--xla_force_host_platform_device_count=4 --xla_cpu_use_fusion_emitters=false"
-)
+os.environ["XLA_FLAGS"] = started.xla_flags(devices=4)
 if "PYTEST_XDIST_WORKER" not in os.environ:
   # One cache of compilations for all that this run of the tests starts: its
   # workers and their commands. Half of a test's time goes into compiling.
@@ -28,7 +27,6 @@ from configs import paper
 from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.engine import studies
-from tests import started
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several times quicker to compile; what is tested is not speed.

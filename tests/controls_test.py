@@ -13,7 +13,7 @@ from kdjax.engine import layouts
 from kdjax.engine import loop
 from kdjax.engine import studies
 from kdjax.errors import UserError
-from kdjax.report import results
+from kdjax.report import gather
 from tests import conftest
 from tests import simulated
 
@@ -153,7 +153,7 @@ def report(tmp_path, gain, untrained, swapped):
   rng = np.random.default_rng(0)
   settings = simulated.config(grid=GRID)
   simulated.workdir(tmp_path, simulated.per_case(rng, effects), settings)
-  return results.compute(tmp_path, settings, ARMS)
+  return gather.results(tmp_path, settings, ARMS)
 
 
 def test_controls_are_families_of_their_own_and_count_nowhere_else(tmp_path):

@@ -12,7 +12,7 @@ from kdjax.engine import levels
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.models import EncoderUNet
-from kdjax.report import results
+from kdjax.report import gather
 from tests import conftest
 from tests import simulated
 
@@ -57,7 +57,7 @@ def test_what_is_written_is_said_below_the_table(study, tmp_path, capsys):
   config = simulated.workdir(tmp_path, frame)
   text = (study.workdir / "pairs.json").read_text()
   (tmp_path / "pairs.json").write_text(text)
-  found = results.compute(tmp_path, config, simulated.ARMS)
+  found = gather.results(tmp_path, config, simulated.ARMS)
   assert any(
     x.startswith("Compared are: ") and sentence in x for x in found.notes
   )

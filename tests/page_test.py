@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kdjax.report import build
-from kdjax.report import results
+from kdjax.report import gather
 from tests import simulated
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -33,7 +33,7 @@ def workdir(tmp_path_factory):
   settings = simulated.config(data=PATIENTS, question="Which <level>?")
   simulated.workdir(path, frame, settings, name="phantom")
   simulated.predictions(path, frame)
-  build.write(results.compute(path, settings, simulated.ARMS))
+  build.write(gather.results(path, settings, simulated.ARMS))
   return path
 
 
@@ -213,7 +213,7 @@ def files_of(folder):
 @pytest.mark.slow
 def test_images_of_patients_stay_in_the_workdir(workdir, tmp_path):
   settings = simulated.config(data=PATIENTS)
-  build.publish(results.compute(workdir, settings, simulated.ARMS), tmp_path)
+  build.publish(gather.results(workdir, settings, simulated.ARMS), tmp_path)
   found = files_of(tmp_path)
   assert {"table.csv", "comparisons.csv", "figures/forest.png"} <= found
   assert not [x for x in found if "cases/" in x or x.endswith(".npz")]
@@ -233,11 +233,11 @@ def test_images_of_patients_stay_in_the_workdir(workdir, tmp_path):
 @pytest.mark.slow
 def test_phantoms_may_go_along(workdir, tmp_path):
   build.publish(
-    results.compute(workdir, simulated.config(), simulated.ARMS), tmp_path
+    gather.results(workdir, simulated.config(), simulated.ARMS), tmp_path
   )
   assert "figures/cases/best.png" in files_of(tmp_path)
   assert not [x for x in files_of(tmp_path) if x.endswith(".npz")]
   # A second copy, of patients, takes away what the first one brought.
   patients = simulated.config(data=PATIENTS)
-  build.publish(results.compute(workdir, patients, simulated.ARMS), tmp_path)
+  build.publish(gather.results(workdir, patients, simulated.ARMS), tmp_path)
   assert "figures/cases/best.png" not in files_of(tmp_path)

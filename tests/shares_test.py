@@ -18,7 +18,7 @@ from kdjax.engine import stages
 from kdjax.engine import steps
 from kdjax.engine import waves
 from kdjax.errors import UserError
-from kdjax.report import results
+from kdjax.report import gather
 from tests import conftest
 from tests import simulated
 
@@ -223,7 +223,7 @@ def test_the_page_says_with_whose_weight_an_arm_was_trained(tmp_path):
   )
   settings = simulated.config(grid=grid)
   simulated.workdir(tmp_path, frame, settings)
-  found = results.compute(tmp_path, settings, arms)
+  found = gather.results(tmp_path, settings, arms)
   (note,) = [x for x in found.notes if x.startswith("As their authors")]
   assert "L_KLD 0.1 at temperature 4 (EMKD, https://arxiv.org/" in note
   assert "HReg" not in note

@@ -12,7 +12,7 @@ from kdjax import readers
 from kdjax import workdirs
 from kdjax.distill import trials
 from kdjax.report import build
-from kdjax.report import results
+from kdjax.report import gather
 from kdjax.report import tuning
 from tests import simulated
 
@@ -52,7 +52,7 @@ def write(folder, gain, tuned_gain, tuning_gain, rate=1e-3):
         }
       )
   workdirs.write_table(folder, workdirs.SEARCH, rows)
-  return results.compute(folder, settings, ARMS)
+  return gather.results(folder, settings, ARMS)
 
 
 def test_the_expected_best_is_the_mean_over_all_ways_to_draw():
@@ -154,7 +154,7 @@ def test_a_damaged_search_is_one_line(tmp_path, junk):
   assert "\n" not in str(error.value)
   before = sorted(tmp_path.rglob("*"))
   with pytest.raises(errors.UserError, match="search.csv: damaged"):
-    build.write(results.compute(tmp_path, found.config, ARMS))
+    build.write(gather.results(tmp_path, found.config, ARMS))
   assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -167,6 +167,6 @@ def test_draws_are_no_models_of_the_report(tmp_path):
   pd.concat([history, draw]).to_csv(
     tmp_path / workdirs.HISTORY, index=False, na_rep="nan"
   )
-  again = results.compute(tmp_path, found.config, ARMS)
+  again = gather.results(tmp_path, found.config, ARMS)
   assert again.models == found.models and again.diverged.empty
   assert len(readers.history(tmp_path, search=True)) > len(again.history)

@@ -1,4 +1,4 @@
-"""Everything that a report says, computed once from a workdir's files."""
+"""Everything that a report says, each of it computed once."""
 
 import dataclasses
 import functools
@@ -9,11 +9,9 @@ import pandas as pd
 
 from kdjax import readers
 from kdjax import workdirs
-from kdjax.data import regions
 from kdjax.distill import axes
 from kdjax.distill import spaces
 from kdjax.distill import trials
-from kdjax.errors import UserError
 from kdjax.evaluate import statistics
 from kdjax.report import answer
 from kdjax.report import claims
@@ -23,14 +21,13 @@ from kdjax.report import footnotes
 from kdjax.report import markdown
 from kdjax.report import paired
 from kdjax.report import regional
-from kdjax.report import rows
 from kdjax.report import tables
 from kdjax.report import verdicts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Results:
-  """A workdir's numbers; made by `compute`.
+  """A workdir's numbers; made by `gather.results`.
 
   Attributes:
     workdir: where they come from.
@@ -43,6 +40,7 @@ class Results:
     efficiency: frame by model with columns `workdirs.COSTS`.
     margin: of equivalence, in Dice.
     ratio: test over training cases of repeated hold-outs, else None.
+    regions: names of what masks show, where they show several; else empty.
   """
 
   workdir: epath.Path
@@ -55,16 +53,12 @@ class Results:
   efficiency: pd.DataFrame
   margin: float
   ratio: float | None
+  regions: tuple[str, ...]
 
   @property
   def references(self):
     """Arm to its Student."""
     return {arm.name: arm.reference for arm in self.arms}
-
-  @property
-  def regions(self):
-    """Names of what masks show, where they show several; else empty."""
-    return _regions(self.config)
 
   @property
   def tuned(self):
@@ -274,65 +268,3 @@ class Results:
       for row, p in zip(found, corrected, strict=True)
       if verdicts.equal({**row, "equivalent_p": p}, self.margin)
     ]
-
-
-def compute(workdir, config, arms, parameters=None):
-  """Reads a workdir and returns its `Results`.
-
-  Args:
-    workdir: a trained one.
-    config: of the run.
-    arms: `trials.make_arms(config.grid)`.
-    parameters: model to parameter count, for a workdir without costs.
-      A model named here that has no case gets a row without numbers: a lost arm
-      is shown, not hidden.
-
-  Raises:
-    UserError: no case was tested, a file is damaged, or no case has a lesion.
-  """
-  workdir = epath.Path(workdir)
-  history = pd.DataFrame(columns=workdirs.COLUMNS[workdirs.HISTORY])
-  if workdirs.has(workdir, workdirs.HISTORY):
-    history = readers.history(workdir)
-  lost = rows.diverged(history)
-  per_case = readers.per_case(workdir, _regions(config))
-  if (per_case["empty_truth"] != 0).all():
-    raise UserError(
-      f"{workdir / workdirs.PER_CASE}: no tested case has a lesion, so there "
-      "is no Dice to compare: test on cases that have one."
-    )
-  per_case = rows.without(per_case, lost)
-  efficiency = _efficiency(workdir, parameters or {})
-  named = [arm.name for arm in arms]
-  found = list(
-    dict.fromkeys([*per_case["model"], *efficiency.index, *lost["model"]])
-  )
-  references = {arm.name: arm.reference for arm in arms}
-  students = [x for x in found if x in references.values()]
-  first = [x for x in found if x == "Teacher"] + students
-  rest = [x for x in found if x not in first]
-  rest.sort(key=lambda x: named.index(x) if x in named else len(named))
-  settings = config.get("report", {})
-  return Results(
-    workdir=workdir,
-    config=config,
-    arms=tuple(arms),
-    per_case=per_case,
-    history=history,
-    diverged=lost,
-    models=tuple(first + rest),
-    efficiency=efficiency,
-    margin=settings.get("equivalence_margin", 2.0) / 100,
-    ratio=rows.holdout_ratio(workdir, config),
-  )
-
-
-def _regions(config):
-  return regions.several(regions.make(config.data.regions).names)
-
-
-def _efficiency(workdir, parameters):
-  if workdirs.has(workdir, workdirs.EFFICIENCY):
-    return readers.efficiency(workdir)
-  frame = pd.DataFrame({"parameters": parameters}, dtype=float)
-  return frame.reindex(columns=list(workdirs.COSTS))
