@@ -81,6 +81,7 @@ def simulated_results(workdir, config, arms, frame):
     models=tuple(arm.name for arm in arms),
     efficiency=pd.DataFrame(),
     margin=0.02,
+    regions=(),
     ratio=None,
   )
 

@@ -352,6 +352,7 @@ def test_a_search_killed_at_ten_moments_ends_with_the_same_bytes(
   searching = {
     "grid__pathway": "L,",
     "grid__tuning": "untuned,tuned",
+    "grid__share": "0.0,",  # A search draws alpha itself.
     "search__draws": 4,
     "search__epochs": "8,16",
     "splits__num_folds": 1,

@@ -15,7 +15,7 @@ import pytest
 from kdjax import errors
 from kdjax import workdirs
 from kdjax.report import build
-from kdjax.report import results as computed
+from kdjax.report import gather
 from kdjax.report import words
 from tests import simulated
 
@@ -52,7 +52,7 @@ STUDY = [
 def write(workdir, lines, parameters=None, published=False):
   (workdir / "per_case.csv").write_text("\n".join([HEADER, *lines]) + "\n")
   settings = simulated.config(published=published)
-  found = computed.compute(workdir, settings, simulated.ARMS, parameters or {})
+  found = gather.results(workdir, settings, simulated.ARMS, parameters or {})
   return build.write(found)
 
 
@@ -144,7 +144,7 @@ def test_millimetres_stand_where_they_are_known(tmp_path):
   content = "\n".join([f"{HEADER},hd95_mm,assd_mm", *lines]) + "\n"
   (tmp_path / "per_case.csv").write_text(content)
   text = build.write(
-    computed.compute(tmp_path, simulated.config(), simulated.ARMS)
+    gather.results(tmp_path, simulated.config(), simulated.ARMS)
   )
   assert "HD95, mm" in text
   found = rows(tmp_path)["Teacher"]
