@@ -1,7 +1,6 @@
 """Networks as a config describes them, and their shapes without computing."""
 
 import dataclasses
-import functools
 import typing
 
 import jax
@@ -131,21 +130,12 @@ def blank(model, config):
 
 def shapes(model, images):
   """The shapes of a network's variables."""
-  return _init.eval_shape(model, images)
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), images))
 
 
 def features(model, images, wanted):
   """The shapes of what a network has at the taps `wanted`, by tap."""
-  return _tapped.eval_shape(model, shapes(model, images), images, wanted)
-
-
-# Traced once for each network, which takes seconds where it is large: JAX keeps
-# what functions of static arguments returned.
-@functools.partial(jax.jit, static_argnums=0)
-def _init(model, images):
-  return model.init(jax.random.key(0), images)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _tapped(model, variables, images, wanted):
-  return taps.apply(model, variables, images, taps=wanted)[1]
+  variables = shapes(model, images)
+  return jax.eval_shape(
+    lambda v, x: taps.apply(model, v, x, taps=wanted)[1], variables, images
+  )
