@@ -1,5 +1,7 @@
 """Networks as a user may bring them: they know nothing of kdjax."""
 
+import typing
+
 from flax import linen as nn
 from flax import nnx
 
@@ -15,6 +17,12 @@ class Plain(nn.Module):
   def __call__(self, images, train=False):
     x = nn.relu(nn.Conv(self.width, (3, 3), name="first")(images))
     return nn.Conv(self.num_classes, (3, 3), name="last")(x)
+
+
+class Described(Plain):
+  """With an attribute that cannot be hashed."""
+
+  notes: typing.Any = None
 
 
 class Normed(nn.Module):

@@ -10,6 +10,7 @@ from kdjax.engine import course
 from kdjax.engine import fitting
 from kdjax.engine import levels
 from kdjax.engine import loop
+from kdjax.engine import networks
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.models import own
@@ -45,6 +46,13 @@ def test_what_a_network_lacks_is_filled_in_and_left_unread():
     jax.random.key(0), np.zeros((1, 4, 4, 3))
   )
   jax.tree.map(np.testing.assert_array_equal, variables, same)
+
+
+def test_an_attribute_that_cannot_be_hashed_is_no_hindrance():
+  network = own.find("tests.nets:Described")(width=3, notes={"by": ["us"]})
+  images = np.zeros((1, 4, 4, 1), np.float32)
+  found = networks.features(network, images, ("first",))
+  assert found["first"].shape == (1, 4, 4, 3)
 
 
 def test_whether_its_levels_are_negative_is_found_out(tmp_path):
