@@ -87,6 +87,27 @@ def test_seeds_of_one_fold_count_its_cases_too():
   assert row["anew_p"] == pytest.approx(p, rel=1e-6)
 
 
+def test_folds_that_agree_by_luck_do_not_narrow_what_cases_leave_open():
+  frame = simulated.per_case(
+    np.random.default_rng(0), {"Student": 0, "L_MSE": 0.1}, folds=2, clip=False
+  )
+  gap = frame[frame["model"] == "L_MSE"].groupby("fold")["dice"].mean()
+  own = frame[frame["model"] == "Student"].groupby("fold")["dice"].mean()
+  luck = (gap - own) - 0.1  # Taken out: both folds differ by 0.1 now.
+  arm = frame["model"] == "L_MSE"
+  frame.loc[arm, "dice"] -= frame.loc[arm, "fold"].map(luck)
+  table = paired.make(frame)
+  assert table.scope == paired.METHODS
+  sides = {"L_MSE": 1.0}, {"Student": 1.0}
+  (row,) = table.compare([sides])
+  assert row["error"] < 1e-6 < row["ci_high"] - row["ci_low"]
+  assert (row["ci_low"], row["ci_high"]) == pytest.approx(
+    (row["networks_low"], row["networks_high"])
+  )
+  low, high = table.interval(sides, row, 0.99)
+  assert low < row["ci_low"] and row["ci_high"] < high
+
+
 def test_an_arm_that_collapsed_in_a_fold_shakes_no_other():
   values = np.random.default_rng(0).normal(0, 0.01, (3, 6))
   calm, _ = training.together(values[:, 1:])

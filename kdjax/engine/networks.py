@@ -1,6 +1,7 @@
 """Networks as a config describes them, and their shapes without computing."""
 
 import dataclasses
+import functools
 import typing
 
 import jax
@@ -130,12 +131,36 @@ def blank(model, config):
 
 def shapes(model, images):
   """The shapes of a network's variables."""
-  return jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+  return _shape(_init, (model,), images)
 
 
 def features(model, images, wanted):
   """The shapes of what a network has at the taps `wanted`, by tap."""
-  variables = shapes(model, images)
-  return jax.eval_shape(
-    lambda v, x: taps.apply(model, v, x, taps=wanted)[1], variables, images
-  )
+  return _shape(_tapped, (model, wanted), shapes(model, images), images)
+
+
+def _init(model, images):
+  return model.init(jax.random.key(0), images)
+
+
+def _tapped(model, wanted, variables, images):
+  return taps.apply(model, variables, images, taps=wanted)[1]
+
+
+def _shape(function, static, *arrays):
+  """The shape of `function(*static, *arrays)`, traced once for each `static`.
+
+  A trace takes seconds where the network is large. A network of one's own may
+  have attributes that cannot be hashed, such as a list: it is traced anew each
+  time.
+  """
+  try:
+    hash(static)
+  except TypeError:
+    return jax.eval_shape(functools.partial(function, *static), *arrays)
+  return _kept.eval_shape(function, static, *arrays)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _kept(function, static, *arrays):
+  return function(*static, *arrays)

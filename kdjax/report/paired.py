@@ -83,9 +83,10 @@ class Paired:
       interval `ci_*`, `p`, `equivalent_p` and `detectable` (80 % power) count
       all that was repeated: cases alone, or folds, or seeds and cases of one
       fold; `error` and `freedom` are those of Student's t. A p that counts
-      repeats is never below `group_p`, of these networks on other cases, whose
-      interval (BCa over groups) is `networks_*`. `*_p` are two-sided and in
-      [0, 1]; `t_p` and `wilcoxon_p` are by case, as published.
+      repeats is never below `group_p`, of these networks on other cases, nor
+      its interval narrower than theirs (BCa over groups), `networks_*`: folds
+      may agree by luck. `*_p` are two-sided and in [0, 1]; `t_p` and
+      `wilcoxon_p` are by case, as published.
     """
     levels = levels or [0.05 / max(1, len(sides))] * len(sides)
     anew = self._anew(sides, shared, rank or len(sides))
@@ -93,11 +94,13 @@ class Paired:
 
   def interval(self, sides, row, level):
     """The interval of a row of `compare` at another `level`, in Dice."""
-    if self.scope != NETWORKS:
-      return _interval(row["difference"], row["error"], row["freedom"], level)
     first, second = sides
     difference = value(self.units, first) - value(self.units, second)
-    return intervals.of_mean(difference, self.groups, level)
+    networks = intervals.of_mean(difference, self.groups, level)
+    if self.scope == NETWORKS:
+      return networks
+    known = row["difference"], row["error"], row["freedom"]
+    return _around(networks, _interval(*known, level))
 
   def _row(self, sides, error, freedom, repeats, level):
     pair = [value(self.units, x) for x in sides]
@@ -142,7 +145,7 @@ class Paired:
           _above(self.margin - mean, error, freedom),
         ),
       }
-      ends = _interval(mean, error, freedom)
+      ends = _around(networks, _interval(mean, error, freedom))
       # Both have to say so; NaN, which knows nothing, wins.
       p = float(np.maximum(row["group_p"], anew["anew_p"]))
       equivalent = float(
@@ -245,6 +248,12 @@ def _apart(first, second):
 def _interval(mean, error, freedom, level=0.95):
   reach = stats.t.isf((1 - level) / 2, freedom) * error
   return float(mean - reach), float(mean + reach)
+
+
+def _around(one, other):
+  """The interval around both; NaN, which knows nothing, wins."""
+  low, high = np.minimum(one[0], other[0]), np.maximum(one[1], other[1])
+  return float(low), float(high)
 
 
 def _two_sided(mean, error, freedom):
