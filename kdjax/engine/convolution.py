@@ -94,14 +94,14 @@ def _unrolled_under_vmap(kind, choices):
 
 def _repeat_over_mapped_axis(function):
   repeated = jax.custom_batching.custom_vmap(function)
+  # Traced once for all rows, and written out for each.
+  row = jax.jit(repeated, inline=True)
 
   @repeated.def_vmap
   def _rule(size, mapped, *operands):
     # The recursion through `repeated` serves nested maps.
     rows = [
-      repeated(
-        *(x[i] if m else x for x, m in zip(operands, mapped, strict=True))
-      )
+      row(*(x[i] if m else x for x, m in zip(operands, mapped, strict=True)))
       for i in range(size)
     ]
     stacked = jax.tree.map(lambda *row: jnp.stack(row), *rows)

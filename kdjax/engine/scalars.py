@@ -1,7 +1,9 @@
 """For TensorBoard: the rows of the history as scalars."""
 
+import functools
 import itertools
 import math
+import sys
 import tempfile
 
 from etils import epath
@@ -34,18 +36,30 @@ def _write_trial(folder, rows):
   old = list(folder.glob("events.*")) if folder.exists() else []
   if any(path.name.endswith(suffix) for path in old):
     return
-  # It takes PyTorch along where that is installed, which takes seconds.
-  import tensorboardX
-
+  writer = _summary_writer()
   # Elsewhere first: the writer knows no buckets.
   with tempfile.TemporaryDirectory() as place:
-    with tensorboardX.SummaryWriter(place, filename_suffix=suffix) as writer:
+    with writer(place, filename_suffix=suffix) as writing:
       for row in rows:
         known = {x: float(row.get(x, math.nan)) for x in workdirs.SCALARS}
         for name, value in known.items():
           if math.isfinite(value):
-            writer.add_scalar(name, value, int(row["epoch"]))
+            writing.add_scalar(name, value, int(row["epoch"]))
     (path,) = epath.Path(place).iterdir()
     files.write_bytes(folder / path.name, path.read_bytes())
   for path in old:
     path.unlink()
+
+
+@functools.cache
+def _summary_writer():
+  """tensorboardX's, which would take seconds to import an installed PyTorch."""
+  unknown = "torch" not in sys.modules
+  if unknown:
+    sys.modules["torch"] = None  # As if there were none.
+  try:
+    from tensorboardX import SummaryWriter
+  finally:
+    if unknown:
+      del sys.modules["torch"]
+  return SummaryWriter
