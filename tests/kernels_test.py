@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
 from kdjax import cli
@@ -118,8 +119,16 @@ has_compiler = pytest.mark.skipif(
 CONFIGS = sorted(map(str, pathlib.Path("configs").glob("*.py")))
 
 
+@pytest.fixture
+def _cache_again():
+  yield
+  jax.config.update("jax_enable_compilation_cache", True)
+  compilation_cache.reset_cache()
+
+
 @pytest.mark.slow
 @has_compiler
+@pytest.mark.usefixtures("_cache_again")
 @pytest.mark.parametrize("config", CONFIGS)
 def test_no_kernels_gradient_is_a_wide_forward_convolution(config):
   """On an H100, of every config's students."""

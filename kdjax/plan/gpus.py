@@ -10,6 +10,7 @@ import re
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 
 from kdjax.errors import UserError
 from kdjax.plan import chips
@@ -98,7 +99,8 @@ _NEEDS = "jax_plugins.xla_cuda13"
 def make_host(name):
   """The machine called `name`, such as "h100", "h100:8" or "l4:1".
 
-  Takes JAX off every accelerator of this machine, for good: call it first.
+  Takes JAX off every accelerator of this machine, and off its cache of
+  compilations, for good: call it first.
 
   Raises:
     UserError: the plugin is missing, or there is no such machine.
@@ -114,6 +116,9 @@ def make_host(name):
       "'kdjax[plan-gpu]' (about 1 GB)."
     )
   jax.config.update("jax_platforms", "cpu")
+  # A program for a GPU that is not there is written, but cannot be read.
+  jax.config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()
   gpu = GPUS[kind]
   devices = topologies.get_topology_desc(
     platform="cuda",
