@@ -2,6 +2,7 @@
 
 import csv
 import types
+from unittest import mock
 
 import pytest
 
@@ -60,6 +61,25 @@ def test_fusing_saves_teachers_and_nothing_else(measured):
   assert students < flops["fused", 4] < 1.1 * (students + teachers)
   # No teacher is asked in a step, two arms a view are one of twice the trials.
   assert flops["fused_cached", 4] < flops["fused", 4]
+
+
+def test_what_takes_most_memory_takes_its_turn_first(monkeypatch):
+  called = []
+
+  def mode(name, peak):
+    step = lambda: called.append(name) or 1.0
+    return modes.Mode(name, 1, (step,), (), lambda: peak)
+
+  made = [mode("small", 1), mode("large", 3), mode("middle", 2)]
+  monkeypatch.setattr(modes, "untrained_teacher", lambda study: None)
+  monkeypatch.setattr(modes, "make_modes", lambda *_: made)
+  monkeypatch.setattr(modes, "teacher_flops", lambda study: 0.0)
+  monkeypatch.setattr(modes, "distilling", lambda study: [])
+  monkeypatch.setattr(run, "best_rate", lambda engine: 1.0)
+  measured = run.run(mock.Mock(), rounds=1, with_torch=False)
+  # A round to warm up and one that counts; rows stand as they were asked for.
+  assert called == ["large", "middle", "small"] * 2
+  assert [row["name"] for row in measured.rows] == ["small", "large", "middle"]
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ class Program:
     return (time.perf_counter() - begun) / self._steps
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Mode:
   """A way to train: one or more programs in turn.
 

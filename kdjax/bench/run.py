@@ -98,21 +98,21 @@ def run(study, rounds, with_torch, names=modes.NAMES, sizes=modes.SIZES):
     every = modes.make_modes(study, teacher, say, names, sizes)
     if peers:
       every += modes.torch_modes(study, peers)
-    seconds = [[] for _ in every]
+    # What a step frees the allocator keeps. The next one takes it again only
+    # where it asks for no more, so that the largest goes first.
+    turns = sorted(every, key=lambda mode: mode.peak(), reverse=True)
+    seconds = {mode: [] for mode in every}
     rates = []
     bar = stack.enter_context(
       tqdm(total=(1 + rounds) * len(every), unit="mode", file=sys.stderr)
     )
     for _ in range(1 + rounds):
       rates.append(best_rate(study.config.engine))
-      for mode, found in zip(every, seconds, strict=True):
+      for mode in turns:
         bar.set_postfix_str(f"{mode.name} {mode.trials}")
-        found.append(sum(step() for step in mode.runs))
+        seconds[mode].append(sum(step() for step in mode.runs))
         bar.update()
-    rows = [
-      record.row(mode, found[1:])
-      for mode, found in zip(every, seconds, strict=True)
-    ]
+    rows = [record.row(mode, seconds[mode][1:]) for mode in every]
   return Measured(
     rows=rows,
     best_rate=max(rates),
