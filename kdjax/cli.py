@@ -5,12 +5,14 @@ import shlex
 import sys
 
 from kdjax import flags
+from kdjax import platforms
 from kdjax.errors import Interrupted
 from kdjax.errors import UserError
 
 
 def run():
   """The command as a process."""
+  platforms.settle()
   status = main()
   if status:
     # Threads of Orbax's that outlive an error print tracebacks while Python is

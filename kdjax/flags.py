@@ -135,7 +135,7 @@ def make_parser():
     "--modes",
     type=lambda text: tuple(text.split(",")),
     metavar="MODE,...",
-    help="of alone, serial, fused, fused_cached (default: all)",
+    help="of alone, serial, fused, fused_cached, fused_alike (default: all)",
   )
   bench.add_argument(
     "--trials",

@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 
+from kdjax.bench import choices
 from kdjax.bench import modes
 from kdjax.bench import record
 from kdjax.bench import run
@@ -40,7 +41,11 @@ def test_every_mode_is_a_row_with_all_columns(rows):
     ("serial", 4),
     *(("fused", size) for size in SIZES),
     ("fused_cached", 4),
+    ("fused_alike", 4),
   ]
+  of = {(row["name"], row["trials"]): row["objectives"] for row in rows}
+  assert of["alone", "1"] == "0" and of["fused_alike", "4"] == "1"
+  assert of["serial", "4"] == of["fused", "4"] == of["fused_cached", "4"] == "2"
   for row in rows:
     assert tuple(row) == record.COLUMNS
     low, middle, high = (
@@ -56,9 +61,11 @@ def test_fusing_saves_teachers_and_nothing_else(measured):
   flops = {(x["name"], x["trials"]): x["flops"] for x in measured.rows}
   # Two arms of a view in turn ask the teacher once each, fused once together.
   assert flops["fused", 4] < flops["serial", 4]
+  # The two arms that it has of one objective differ in their view alone.
+  assert flops["fused_alike", 4] < flops["fused", 4]
   students = 4 * flops["alone", 1]
-  teachers = measured.views * measured.teacher_flops
-  assert students < flops["fused", 4] < 1.1 * (students + teachers)
+  assert students < measured.parts
+  assert students < flops["fused", 4] < 1.02 * measured.parts
   # No teacher is asked in a step, two arms a view are one of twice the trials.
   assert flops["fused_cached", 4] < flops["fused", 4]
 
@@ -68,13 +75,11 @@ def test_what_takes_most_memory_takes_its_turn_first(monkeypatch):
 
   def mode(name, peak):
     step = lambda: called.append(name) or 1.0
-    return modes.Mode(name, 1, (step,), (), lambda: peak)
+    return modes.Mode(name, 1, (step,), (), 0, lambda: peak)
 
   made = [mode("small", 1), mode("large", 3), mode("middle", 2)]
   monkeypatch.setattr(modes, "untrained_teacher", lambda study: None)
   monkeypatch.setattr(modes, "make_modes", lambda *_: made)
-  monkeypatch.setattr(modes, "teacher_flops", lambda study: 0.0)
-  monkeypatch.setattr(modes, "distilling", lambda study: [])
   monkeypatch.setattr(run, "best_rate", lambda engine: 1.0)
   measured = run.run(mock.Mock(), rounds=1, with_torch=False)
   # A round to warm up and one that counts; rows stand as they were asked for.
@@ -86,7 +91,7 @@ def test_what_takes_most_memory_takes_its_turn_first(monkeypatch):
 def test_a_step_trains_on(tmp_path):
   config = conftest.make_config()
   study = conftest.make_study(config, ("Student", "L_MSE"), tmp_path)
-  arms = modes.distilling(study)
+  arms = choices.distilling(study)
   program = modes.Program(
     study, arms, modes.share(study, modes.untrained_teacher(study))
   )
@@ -104,23 +109,43 @@ def test_a_step_trains_on(tmp_path):
 
 def test_arms_of_a_view_stand_together_and_more_are_other_numbers(tmp_path):
   study = conftest.make_study(conftest.make_config(), None, tmp_path)
-  arms = modes.distilling(study)
+  arms = choices.distilling(study)
   assert [x.view for x in arms] == ["strong"] * 6 + ["weak"] * 6
-  many = modes.enough(arms, 30)
+  many = choices.enough(arms, 30)
   assert len({x.name for x in many}) == 30
   assert len({(x.objective, x.view, *x.numbers.values()) for x in many}) == 30
-  assert len(modes.once_asked(arms)) == 6
+  assert len(choices.once_asked(arms)) == 6
 
 
 def test_a_grid_without_a_teacher_is_refused(tmp_path):
   study = conftest.make_study(conftest.make_config(), ("Student",), tmp_path)
   with pytest.raises(UserError, match="arms that distil"):
-    modes.distilling(study)
+    choices.distilling(study)
+
+
+def test_fewer_objectives_are_spread_over_all():
+  assert choices.fewer(1) == []
+  assert choices.fewer(6) == [1, 2]
+  assert choices.fewer(57) == [1, 4, 15]
+  arm = lambda objective, rate: types.SimpleNamespace(
+    objective=objective, rate=rate
+  )
+  arms = [arm(x, rate) for x in "abcdef" for rate in (1, 2)]
+  chosen = choices.alike(arms, 2)
+  assert [(x.objective, x.rate) for x in chosen] == [
+    *(("a", 1), ("a", 2)),
+    *(("d", 1), ("d", 2)),
+  ]
 
 
 def fake(name, trials, seconds, flops):
   mode = types.SimpleNamespace(
-    name=name, trials=trials, compile_seconds=1, peak=lambda: 1e9, flops=flops
+    name=name,
+    trials=trials,
+    objectives=6,
+    compile_seconds=1,
+    peak=lambda: 1e9,
+    flops=flops,
   )
   return record.row(mode, seconds)
 
@@ -136,13 +161,12 @@ def test_the_sentences_are_made_from_medians():
       fake("torch_by_core", 12, [40.0], 0),
     ],
     best_rate=1e9,
-    teacher_flops=15,
-    views=2,
+    parts=150,
   )
   text = record.table(measured)
   assert "3.00 times as fast as kdjax's trials in turn" in text
   assert "1.33 times the time of 12 students alone" in text
-  assert "1.100 times those of 12 students and 2 answers" in text
+  assert "1.100 times those of its 12 arms by themselves" in text
   assert "4.50 times as fast as PyTorch in turn" in text
   assert "cached teacher, 12 trials: 6.00 times as fast as PyTorch" in text
   measured.rows[-1] = fake("torch_by_core", 12, [30.0], 0)

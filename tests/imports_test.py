@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 ORDER = """
-errors
+errors platforms
 lease
 files fields
 workdirs

@@ -9,19 +9,19 @@ import typing
 import jax
 import numpy as np
 
+from kdjax.bench import choices
 from kdjax.bench import peer
-from kdjax.distill import axes
+from kdjax.distill import trials
 from kdjax.engine import batches
 from kdjax.engine import checkpoint
 from kdjax.engine import cores
 from kdjax.engine import stages
 from kdjax.engine import waves
-from kdjax.errors import UserError
 from kdjax.plan import compiled
 
 # Numbers of trials in one program.
 SIZES = (1, 2, 4, 8, 12, 24, 36)
-NAMES = ("alone", "serial", "fused", "fused_cached")
+NAMES = ("alone", "serial", "fused", "fused_cached", "fused_alike")
 
 
 class Program:
@@ -83,6 +83,7 @@ class Mode:
     trials: that it trains.
     runs: each trains its share for a step and returns the seconds it took.
     costs: `compiled.Cost` of each; none where another program than ours runs.
+    objectives: how many different ones its trials have.
     peak: returns the bytes that are in memory at most.
   """
 
@@ -90,6 +91,7 @@ class Mode:
   trials: int
   runs: tuple
   costs: tuple
+  objectives: int
   peak: typing.Callable[[], int]
 
   @property
@@ -116,7 +118,7 @@ def make_modes(study, teacher, say, names=NAMES, sizes=SIZES):
   Returns:
     A list of `Mode`.
   """
-  arms = distilling(study)
+  arms = choices.distilling(study)
   taught = share(study, teacher)
 
   def mode(name, *groups, shared=taught):
@@ -130,6 +132,7 @@ def make_modes(study, teacher, say, names=NAMES, sizes=SIZES):
       sum(program.trials for program in programs),
       tuple(program.step for program in programs),
       tuple(program.cost for program in programs),
+      len(trials.objectives(arm for group in groups for arm in group)),
       # Arguments and temporaries of the largest.
       lambda: max(x.cost.held + x.cost.working for x in programs),
     )
@@ -139,23 +142,56 @@ def make_modes(study, teacher, say, names=NAMES, sizes=SIZES):
   makers = {
     "alone": lambda name: [mode(name, [student], shared=untaught)],
     "serial": lambda name: [mode(name, *([arm] for arm in arms))],
-    "fused": lambda name: [mode(name, enough(arms, size)) for size in sizes],
+    "fused": lambda name: [
+      mode(name, choices.enough(arms, size)) for size in sizes
+    ],
     "fused_cached": lambda name: [
-      mode(name, enough(once_asked(arms), len(arms)))
+      mode(name, choices.enough(choices.once_asked(arms), len(arms)))
+    ],
+    "fused_alike": lambda name: [
+      mode(name, choices.enough(choices.alike(arms, count), len(arms)))
+      for count in choices.fewer(len(trials.objectives(arms)))
     ],
   }
   return [made for name in names for made in makers[name](name)]
 
 
-def teacher_flops(study):
-  """Operations of one answer of the teacher to a batch, by itself."""
-  stage = study.student_stage
-  answer = functools.partial(
-    batches.answer,
-    teacher=stage.teacher,
-    teacher_taps=(),
-    look=study.make_look("teacher"),
+def parts(study, serial):
+  """Operations of what no grid of these arms can do without.
+
+  Of a step of every arm by itself without what its teacher says, and of an
+  answer of the teacher to every view, as far as the arms read it.
+
+  Args:
+    study: `Study`.
+    serial: the `Mode` of its arms in turn.
+  """
+  arms = choices.distilling(study)
+  views = {arm.view: [] for arm in arms}
+  for arm in arms:
+    views[arm.view].append(arm)
+  answer = functools.cache(functools.partial(_answer_flops, study))
+  read = lambda some: answer(trials.objectives(some))
+  return (
+    serial.flops
+    - sum(read([arm]) for arm in arms)
+    + sum(read(some) for some in views.values())
   )
+
+
+def _answer_flops(study, objectives):
+  """Operations of one answer of the teacher to a batch, as these read it."""
+  stage = study.student_stage
+
+  def answer(*given):
+    logits, features = batches.answer(
+      *given,
+      teacher=stage.teacher,
+      teacher_taps=trials.taps(objectives, 1),
+      look=study.make_look("teacher"),
+    )
+    return None if all(x.pairs for x in objectives) else logits, features
+
   shapes = functools.partial(jax.tree.map, jax.typeof)
   block = {"teacher": compiled.teacher_shapes(study)}
   data = {"images": shapes(study.dataset.images)}
@@ -163,41 +199,6 @@ def teacher_flops(study):
   return compiled.operations(
     jax.jit(answer).lower(block, data, cases).compile()
   )
-
-
-def distilling(study):
-  """The arms that distil, no controls, sorted by what their teacher sees.
-
-  A program of the first few arms then asks the teacher for as few views as
-  they need.
-  """
-  arms = [arm for arm in study.arms if arm.objective and not arm.control]
-  if not arms:
-    raise UserError("bench needs a grid with arms that distil something.")
-  return sorted(arms, key=lambda arm: axes.VIEWS.index(arm.view))
-
-
-def once_asked(arms):
-  """The arms under the cached view; arms that differed in the view are one."""
-  cached = [dataclasses.replace(arm, view="cached") for arm in arms]
-  return list({arm.objective: arm for arm in cached}.values())
-
-
-def enough(arms, size):
-  """`size` arms: the first, or all of them again at other learning rates."""
-  found = []
-  for i in range(size):
-    again, place = divmod(i, len(arms))
-    arm = arms[place]
-    rate = arm.numbers["learning_rate"] / 2**again
-    found.append(
-      dataclasses.replace(
-        arm,
-        name=f"{arm.name}#{again}",
-        numbers={**arm.numbers, "learning_rate": rate},
-      )
-    )
-  return found
 
 
 def untrained_teacher(study):
@@ -237,7 +238,7 @@ def make_peers(study, teacher):
   Raises:
     UserError: PyTorch is missing, or it lacks something that the study has.
   """
-  study = dataclasses.replace(study, arms=tuple(distilling(study)))
+  study = dataclasses.replace(study, arms=tuple(choices.distilling(study)))
   programs = _programs(study, study.student_stage)
   block = study.blocks[0]
   start = functools.partial(
@@ -254,14 +255,17 @@ def make_peers(study, teacher):
 
 def torch_modes(study, entered):
   """The `Mode`s of what `make_peers` returned, once entered."""
-  arms = [arm.name for arm in distilling(study)]
+  arms = [arm.name for arm in choices.distilling(study)]
   whole, *alone = entered
   in_turn = tuple(functools.partial(whole.step, arm) for arm in arms)
-  found = [Mode("torch_serial", len(arms), in_turn, (), whole.peak_bytes)]
+  count = len(trials.objectives(choices.distilling(study)))
+  found = [
+    Mode("torch_serial", len(arms), in_turn, (), count, whole.peak_bytes)
+  ]
   if alone:
     at_once = functools.partial(_at_once, alone, arms)
     peak = lambda: sum(x.peak_bytes() for x in alone)
-    found.append(Mode("torch_by_core", len(arms), (at_once,), (), peak))
+    found.append(Mode("torch_by_core", len(arms), (at_once,), (), count, peak))
   return found
 
 

@@ -10,6 +10,7 @@ from kdjax.report import style
 COLUMNS = (
   "name",
   "trials",
+  "objectives",
   "step_seconds_median",
   "step_seconds_min",
   "step_seconds_max",
@@ -29,6 +30,7 @@ def row(mode, seconds):
   return {
     "name": mode.name,
     "trials": mode.trials,
+    "objectives": mode.objectives,
     "step_seconds_median": statistics.median(seconds),
     "step_seconds_min": min(seconds),
     "step_seconds_max": max(seconds),
@@ -45,7 +47,7 @@ def table(measured):
     measured: `run.Measured`.
   """
   header = (
-    f"{'':14}{'trials':>7}{'s/step':>9}{'min':>8}{'max':>8}{'s/trial':>9}"
+    f"{'':14}{'trials':>7}{'objectives':>12}{'s/step':>9}{'min':>8}{'max':>8}{'s/trial':>9}"
     f"{'compiled s':>12}{'peak GB':>9}{'GFLOP':>9}{'of best rate':>14}"
   )
   lines = [header]
@@ -56,7 +58,7 @@ def table(measured):
     compiled = f"{x['compile_seconds']:.1f}" if ours else ""
     counted = f"{x['flops'] / 1e9:>9.1f}{rate:>13.0%}" if ours else ""
     lines.append(
-      f"{x['name']:14}{x['trials']:>7}{median:>9.4f}"
+      f"{x['name']:14}{x['trials']:>7}{x['objectives']:>12}{median:>9.4f}"
       f"{x['step_seconds_min']:>8.4f}{x['step_seconds_max']:>8.4f}"
       f"{median / x['trials']:>9.4f}{compiled:>12}"
       f"{x['peak_bytes'] / 1e9:>9.2f}{counted}"
@@ -100,12 +102,11 @@ def _of_fused(fused, by_name, measured):
     says.append(f"{times:.2f} times the time of {count} students alone")
   if says:
     yield f"Fused, {count} trials: {'; '.join(says)}."
-  if alone and serial and serial["trials"] == count:
-    answers = measured.views * measured.teacher_flops
-    ideal = count * alone["flops"] + answers
+  if measured.parts and serial["trials"] == count:
+    times = fused["flops"] / measured.parts
     yield (
-      f"Its operations are {fused['flops'] / ideal:.3f} times those of "
-      f"{count} students and {measured.views} answers of the teacher."
+      f"Its operations are {times:.3f} times those of its {count} arms by "
+      "themselves and the teacher's answers, asked once."
     )
 
 
@@ -117,8 +118,8 @@ def _torch(by_name):
 
 
 def _a_trial(row):
-  """Seconds of a step of one."""
-  return row["step_seconds_median"] / row["trials"]
+  """Its part of the median of a step's seconds."""
+  return _each(row, "median")
 
 
 def write(measured, workdir):
@@ -147,37 +148,48 @@ _OTHERS = {
 
 
 def _plot(rows):
-  """Seconds per trial against the number of trials."""
-  with style.canvas(style.ONE_COLUMN, 2.4) as figure:
-    axes = figure.subplots()
-    each = lambda x, which: x[f"step_seconds_{which}"] / x["trials"]
-    fused = [x for x in rows if x["name"] == "fused"]
-    sizes = [x["trials"] for x in fused]
-    lowest, highest = (
-      [each(x, which) for x in fused] for which in ("min", "max")
-    )
-    axes.fill_between(
-      sizes, lowest, highest, color=style.BLUE, alpha=0.2, linewidth=0
-    )
-    axes.plot(
-      sizes,
-      [each(x, "median") for x in fused],
-      color=style.BLUE,
-      marker="o",
-      markersize=3,
-      label="fused",
-    )
+  """Seconds per trial against the number of trials, and of objectives."""
+  fused = [x for x in rows if x["name"] == "fused"]
+  alike = [x for x in rows if x["name"] == "fused_alike"]
+  # Of as many trials, with all objectives.
+  alike += [x for x in fused if alike and x["trials"] == alike[0]["trials"]]
+  width = style.TWO_COLUMNS if alike else style.ONE_COLUMN
+  with style.canvas(width, 2.4) as figure:
+    axes = figure.subplots(ncols=2 if alike else 1, sharey=True, squeeze=False)
+    by_trials, *by_objectives = axes[0]
+    _draw(by_trials, fused, "trials", "fused")
     for x in rows:
       if x["name"] in _OTHERS:
         label, line, colour = _OTHERS[x["name"]]
-        level = each(x, "median")
-        axes.axhline(level, linestyle=line, color=colour, label=label)
-    axes.set_xscale("log")
-    axes.set_xticks(sizes, [str(x) for x in sizes])
-    axes.minorticks_off()
+        level = _each(x, "median")
+        by_trials.axhline(level, linestyle=line, color=colour, label=label)
     # Room for the legend above all lines.
-    axes.set_ylim(0, 1.5 * max(each(x, "max") for x in rows))
-    axes.set_xlabel("trials in one program")
-    axes.set_ylabel("seconds per trial and step")
-    axes.legend(ncols=2, loc="upper left")
+    by_trials.set_ylim(0, 1.5 * max(_each(x, "max") for x in rows))
+    by_trials.set_xlabel("trials in one program")
+    by_trials.set_ylabel("seconds per trial and step")
+    by_trials.legend(ncols=2, loc="upper left")
+    for right in by_objectives:
+      _draw(right, alike, "objectives", f"{alike[0]['trials']} trials, fused")
+      right.set_xlabel("different objectives among them")
+      right.legend(loc="upper left")
   return figure
+
+
+def _draw(axes, rows, column, label):
+  """A line of seconds per trial against a column, with its range."""
+  rows = sorted(rows, key=lambda x: x[column])
+  counts = [x[column] for x in rows]
+  low, high = ([_each(x, which) for x in rows] for which in ("min", "max"))
+  axes.fill_between(counts, low, high, color=style.BLUE, alpha=0.2, linewidth=0)
+  median = [_each(x, "median") for x in rows]
+  axes.plot(
+    counts, median, color=style.BLUE, marker="o", markersize=3, label=label
+  )
+  axes.set_xscale("log")
+  axes.set_xticks(counts, [str(x) for x in counts])
+  axes.minorticks_off()
+
+
+def _each(row, which):
+  """A trial's part of the median, min or max of a step's seconds."""
+  return row[f"step_seconds_{which}"] / row["trials"]

@@ -16,6 +16,7 @@ from kdjax import recorded
 from kdjax.bench import modes
 from kdjax.bench import record
 from kdjax.engine import convolution
+from kdjax.engine import memory
 from kdjax.engine import networks
 from kdjax.engine import studies
 from kdjax.errors import UserError
@@ -29,14 +30,13 @@ class Measured:
   Attributes:
     rows: dicts with the columns of bench.csv.
     best_rate: operations a second of this machine's quickest convolution.
-    teacher_flops: operations of the teacher's answer to one view of a batch.
-    views: number of views in the fused grid.
+    parts: operations of the arms by themselves and of the teacher's answers to
+      every view, see `modes.parts`; None where they were not counted.
   """
 
   rows: list
   best_rate: float
-  teacher_flops: float
-  views: int
+  parts: float | None
 
 
 def write(config, workdir, rounds, with_torch, names, sizes):
@@ -98,6 +98,7 @@ def run(study, rounds, with_torch, names=modes.NAMES, sizes=modes.SIZES):
     every = modes.make_modes(study, teacher, say, names, sizes)
     if peers:
       every += modes.torch_modes(study, peers)
+    memory.release()
     # What a step frees the allocator keeps. The next one takes it again only
     # where it asks for no more, so that the largest goes first.
     turns = sorted(every, key=lambda mode: mode.peak(), reverse=True)
@@ -112,12 +113,12 @@ def run(study, rounds, with_torch, names=modes.NAMES, sizes=modes.SIZES):
         bar.set_postfix_str(f"{mode.name} {mode.trials}")
         seconds[mode].append(sum(step() for step in mode.runs))
         bar.update()
+    serial = next((x for x in every if x.name == "serial"), None)
     rows = [record.row(mode, seconds[mode][1:]) for mode in every]
   return Measured(
     rows=rows,
     best_rate=max(rates),
-    teacher_flops=modes.teacher_flops(study),
-    views=len({arm.view for arm in modes.distilling(study)}),
+    parts=modes.parts(study, serial) if serial else None,
   )
 
 
