@@ -86,6 +86,7 @@ def get_config(size="full"):
     learning_rate=1e-4,
     weight_decay=0.0,
     soft_dice=0.0,
+    sparsity=0.0,
     checkpoint="",  # A workdir or a file: take its teachers, train none.
   )
 
@@ -107,8 +108,12 @@ def get_config(size="full"):
     learning_rate=(1e-4,),
     weight_decay=(0.0,),
     soft_dice=(0.0,),  # Weight, added to cross-entropy.
+    sparsity=(0.0,),  # Of the student's kernels, by gradual pruning.
     tuning=("untuned",),  # Or "tuned": the numbers that a search finds.
   )
+
+  # Pruning: the part of a training's steps between which weights go.
+  config.pruning = dict(scope="layer", begin=0.1, end=0.6)  # Or "network".
 
   # The search: each rung trains the draws that are left, anew and to its end.
   config.search = dict(

@@ -101,6 +101,7 @@ _NEW = {
     "tuning": ["untuned"],
     "share": [0.0],
     "weighting": ["grid"],
+    "sparsity": [0.0],
   },
 }
 

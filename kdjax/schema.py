@@ -122,6 +122,21 @@ FIELDS = {
       str,
     ),
   },
+  "pruning": {
+    "scope": Field(
+      "the smallest weights of what go: of each layer, or of the network", str
+    ),
+    "begin": Field(
+      "part of a training's steps before the first weight goes", float, 0, 1
+    ),
+    "end": Field(
+      "part of them after which as many are zero as grid.sparsity says; the "
+      "best epoch is one behind it",
+      float,
+      0,
+      1,
+    ),
+  },
   "grid": {axis.name: axis.field._replace(many=True) for axis in axes.AXES},
   "search": {
     "draws": Field("of each tuned arm's numbers in each fold", int, 2, _LARGE),
@@ -142,7 +157,7 @@ FIELDS = {
         "or a set 'A, B, C'; empty leaves the grid's",
         str,
       )
-      for axis in axes.numbers()
+      for axis in axes.drawn()
     },
   },
   "engine": {

@@ -24,6 +24,7 @@ GRID = {
   "learning_rate": (1e-3,),
   "weight_decay": (0.0,),
   "soft_dice": (0.0,),
+  "sparsity": (0.0,),
   "tuning": ("untuned",),
 }
 ARMS = trials.make_arms(GRID)

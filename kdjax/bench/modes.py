@@ -196,9 +196,7 @@ def _answer_flops(study, objectives):
   block = {"teacher": compiled.teacher_shapes(study)}
   data = {"images": shapes(study.dataset.images)}
   cases = np.arange(stage.training.batch_size)
-  return compiled.operations(
-    jax.jit(answer).lower(block, data, cases).compile()
-  )
+  return compiled.operations(jax.jit(answer).lower(block, data, cases))
 
 
 def untrained_teacher(study):

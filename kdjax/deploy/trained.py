@@ -19,6 +19,7 @@ from kdjax.distill import trials
 from kdjax.engine import checkpoint
 from kdjax.engine import inference
 from kdjax.engine import networks
+from kdjax.engine import pruning
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.models import folding
@@ -137,14 +138,15 @@ def load(workdir, arm="best", fold=None, seed=None):
   workdir = epath.Path(workdir)
   config = recorded.read(workdir)
   criterion = _criterion(config)
-  table = _validation(workdir, criterion)
+  arms = trials.make_arms(config.grid)
+  table = _validation(workdir, config, arms, criterion)
   higher = criterion == "val_dice"
   arm, fold, seed = _choose(
     -table if higher else table, workdir, arm, fold, seed
   )
   role = "teacher" if arm == TEACHER else "student"
-  arms = [x.name for x in trials.make_arms(config.grid)]
-  place = 0 if arm == TEACHER else arms.index(arm)
+  names = [x.name for x in arms]
+  place = 0 if arm == TEACHER else names.index(arm)
   block = studies.Block(fold, seed)
   folder = workdirs.checkpoints(workdir, role, block.name)
   best = checkpoint.best(checkpoint.read(folder).states)
@@ -170,10 +172,15 @@ def _criterion(config):
   return f"val_{training.get('select', 'loss')}"
 
 
-def _validation(workdir, criterion):
+def _validation(workdir, config, arms, criterion):
   """The best of a column by (arm, fold, seed), diverged trials left out."""
   frame = readers.history(workdir)
-  frame["sound"] = np.isfinite(frame["train_loss"])
+  if pruned := [x.name for x in arms if x.numbers["sparsity"]]:
+    first = pruning.first_epoch(
+      config.pruning, config.student_training.max_epochs
+    )
+    frame = frame[(frame["epoch"] >= first) | ~frame["arm"].isin(pruned)]
+  frame = frame.assign(sound=np.isfinite(frame["train_loss"]))
   trials_of = frame.groupby(["arm", "fold", "seed"])
   values = trials_of[criterion]
   best = values.max() if criterion == "val_dice" else values.min()

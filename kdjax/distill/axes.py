@@ -97,6 +97,8 @@ class Axis:
     word: from an arm to the value's word; None for numbers, which the arm has.
     by_authors: whether an arm that is weighted as its loss's authors do has
       it from them.
+    drawn: whether a search may draw it: not what validation alone would always
+      put at one end.
   """
 
   name: str
@@ -109,6 +111,7 @@ class Axis:
   objection: Callable[[Any], str | None] = lambda value: None
   word: Callable | None = None
   by_authors: bool = False
+  drawn: bool = True
 
 
 AXES = (
@@ -252,6 +255,17 @@ AXES = (
     unread=0.0,
   ),
   Axis(
+    "sparsity",
+    fields.Field(
+      "part of the kernels' weights that gradual pruning makes zero", float
+    ),
+    "with how many of its weights",
+    objection=lambda x: None if 0 <= x < 1 else f"={x} is outside [0, 1)",
+    suffix=lambda x: f"_sparse{x:g}" if x else "",
+    unread=0.0,
+    drawn=False,
+  ),
+  Axis(
     "tuning",
     fields.Field(
       "where an arm's numbers come from: untuned, the grid; tuned, the search, "
@@ -270,6 +284,11 @@ AXES = (
 def numbers():
   """The axes that a program maps over."""
   return tuple(axis for axis in AXES if axis.unread is not None)
+
+
+def drawn():
+  """The axes that a search may draw."""
+  return tuple(axis for axis in numbers() if axis.drawn)
 
 
 def of_training():

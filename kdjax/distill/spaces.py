@@ -44,7 +44,7 @@ def parse(text):
 
 def searched(search):
   """The axes that a config's `search` draws, in the grid's order."""
-  return tuple(axis for axis in axes.numbers() if search.space[axis.name])
+  return tuple(axis for axis in axes.drawn() if search.space[axis.name])
 
 
 def ranges(search):

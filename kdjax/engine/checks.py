@@ -12,6 +12,7 @@ from kdjax.engine import convolution
 from kdjax.engine import levels
 from kdjax.engine import memory
 from kdjax.engine import networks
+from kdjax.engine import pruning
 from kdjax.engine import rungs
 from kdjax.engine import schedules
 from kdjax.errors import UserError
@@ -41,6 +42,19 @@ def check_regressor(regressor):
     raise UserError(
       f"regressor.activation={regressor.activation!r}: choose from "
       f"{', '.join(pathways.ACTIVATIONS)}."
+    )
+
+
+def check_pruning(pruned):
+  """Refuses a scope that is not there, and an end that comes before."""
+  if pruned.scope not in pruning.SCOPES:
+    raise UserError(
+      f"pruning.scope={pruned.scope!r}: choose from "
+      f"{', '.join(pruning.SCOPES)}."
+    )
+  if pruned.begin >= pruned.end:
+    raise UserError(
+      f"pruning.begin={pruned.begin} is not before pruning.end={pruned.end}."
     )
 
 

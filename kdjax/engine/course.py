@@ -12,6 +12,7 @@ from kdjax import workdirs
 from kdjax.distill import axes
 from kdjax.engine import adoption
 from kdjax.engine import loop
+from kdjax.engine import pruning
 from kdjax.engine import rungs
 
 
@@ -96,11 +97,19 @@ def _choose(study, stage, kept, left):
     for row in loop.history(study, stage, block):
       trained.setdefault(row["arm"], []).append(row)
     arms = {arm.name: arm for arm in stage.arms_of(block)}
+    first = {
+      name: pruning.first_epoch(study.config.pruning, stage.training.max_epochs)
+      if arm.numbers["sparsity"]
+      else 1
+      for name, arm in arms.items()
+    }
     chosen[block.fold] = {}
     for name, draws in kept[block.fold].items():
       best = {
         draw: rungs.best_epoch(
-          trained[rungs.draw_name(name, draw)], stage.training.select
+          trained[rungs.draw_name(name, draw)],
+          stage.training.select,
+          first[rungs.draw_name(name, draw)],
         )
         for draw in draws
       }

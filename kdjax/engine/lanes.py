@@ -107,6 +107,7 @@ def train_step(
   student,
   regressors,
   schedule,
+  pruning=None,
   batch_axis=None,
 ):
   """One step of Adam on `(1 - alpha) * supervised + alpha * distillation`.
@@ -121,6 +122,7 @@ def train_step(
     student: linen module.
     regressors: dict from pair to linen module.
     schedule: from the count to the part of the trial's learning rate.
+    pruning: `pruning.Pruning` of the student's weights, or None.
     batch_axis: device axis over which the batch is split, or None.
 
   Returns:
@@ -169,7 +171,9 @@ def train_step(
     squares = squares.at[lanes.owners[name]].add(norms(gradient))
   finite = jnp.isfinite(parts["train"]) & jnp.isfinite(squares)
 
-  update = functools.partial(steps.update, count=count, schedule=schedule)
+  update = functools.partial(
+    steps.update, pruning=pruning, count=count, schedule=schedule
+  )
   stepped = jax.vmap(update)(
     states.trials, own, gradients, parts, batch_stats, finite
   )

@@ -146,12 +146,13 @@ def choose(measured, count):
   return tuple(sorted(order[:count]))
 
 
-def best_epoch(rows, select):
+def best_epoch(rows, select, first=1):
   """The row of a trial's history that was chosen, and by what.
 
   Args:
     rows: of one trial, in order.
     select: "loss" or "dice", as in `student_training`.
+    first: the first epoch, from 1, that can be.
 
   Returns:
     `(row, criterion)`: the smaller, the better; infinite if it diverged.
@@ -161,7 +162,7 @@ def best_epoch(rows, select):
   )
   if any(math.isnan(row["train_loss"]) for row in rows):
     return rows[-1], math.inf
-  row = min(rows, key=criterion)
+  row = min((x for x in rows if x["epoch"] >= first), key=criterion)
   return row, criterion(row)
 
 

@@ -17,6 +17,7 @@ from kdjax.engine import fitting
 from kdjax.engine import inference
 from kdjax.engine import lanes
 from kdjax.engine import parallel
+from kdjax.engine import pruning
 from kdjax.engine import schedules
 from kdjax.engine import steps
 from kdjax.engine import streams
@@ -116,6 +117,7 @@ class Programs:
       student=model,
       regressors=regressors,
       schedule=self.schedule,
+      pruning=self._pruning(model),
       batch_axis=self.layout.batch_axis,
     )
     self.train_epoch = self._train_epoch_of(self.layout)
@@ -150,6 +152,18 @@ class Programs:
 
     self.evaluate = parallel.make_evaluate(self.layout, evaluate)
     self.predict = parallel.make_evaluate(self.layout, predict)
+
+  def _pruning(self, model):
+    """How the stage's arms are pruned; None where none is."""
+    if not any(arm.numbers["sparsity"] for arm in self.stage.arms):
+      return None
+    return pruning.make(
+      self.study.config.pruning,
+      model,
+      self.study.blank(self.stage.role),
+      self.stage.training,
+      self.steps_per_epoch,
+    )
 
   def _train_epoch_of(self, layout):
     return parallel.make_train_epoch(layout, self.prepare, self.step)

@@ -204,7 +204,9 @@ def square_norm(gradients):
   return optax.tree.norm(gradients, squared=True)
 
 
-def update(state, trial, gradients, parts, batch_stats, finite, **when):
+def update(
+  state, trial, gradients, parts, batch_stats, finite, *, pruning=None, **when
+):
   """A `TrialState` after a step; the old one where it is not live.
 
   Args:
@@ -214,9 +216,19 @@ def update(state, trial, gradients, parts, batch_stats, finite, **when):
     parts: the losses of the step, as in `sums`.
     batch_stats: new ones.
     finite: whether losses and gradients are; if not it is live no longer.
+    pruning: `pruning.Pruning`, or None.
     **when: `count` and `schedule`, see `lanes.train_step`.
   """
   params, optimizer = _descend(state, trial, gradients, **when)
+  if pruning:
+    sparsity, steps = trial.numbers["sparsity"], when["count"] + 1
+    params = pruning.thin(state.params, params, steps, sparsity)
+    # No epoch is the best in which it was denser than it is to be.
+    early = (sparsity > 0) & (steps < pruning.end)
+    state = state.replace(
+      best_criterion=jnp.where(early, jnp.inf, state.best_criterion),
+      stale=jnp.where(early, 0, state.stale),
+    )
   stepped = state.replace(
     params=params,
     batch_stats=batch_stats,

@@ -91,11 +91,14 @@ class Study:
       ("tuning", axes.TUNINGS[0]),
       ("share", 0.0),
       ("weighting", axes.WEIGHTINGS[0]),
+      ("sparsity", 0.0),
     ):
       if parts[-1][name] == (first,):
         del parts[-1][name]
     if rungs.tuned(self):
       parts.append(self.config.search.to_dict())
+    if any(self.config.grid.sparsity):
+      parts.append(self.config.pruning.to_dict())
     said = repr((parts, [x.name for x in self.arms], self.dataset.fingerprint))
     return hashlib.sha256(said.encode()).hexdigest()
 
@@ -203,6 +206,7 @@ def make_study(config, workdir, dataset=None):
   """
   checks.check_engine(config.engine)
   checks.check_regressor(config.regressor)
+  checks.check_pruning(config.pruning)
   for role in ("teacher", "student"):
     networks.make_model(config[role], config.engine, role)
   arms = trials.make_arms(config.grid)
