@@ -6,13 +6,17 @@ alone, the same trials in turn, and the teacher's answers asked for once; and
 against PyTorch where that is installed. Size "paper" has the paper's teacher, a
 U-Net++ on a ResNet-152 of 83.6 M.
 
+Size "lite0" has the teacher of `busi_cpu`, a U-Net on an EfficientNet-Lite0.
+
 Run:
 
   kdjax bench --config configs/bench.py --peer torch --workdir runs/bench
+  kdjax bench --config configs/bench.py:lite0 --peer torch \\
+    --modes teacher,answer --workdir runs/bench_lite0
   kdjax bench --config configs/bench.py:paper --peer torch \\
     --workdir runs/bench_paper
 
-The second keeps 22 large programs, whose code takes more memory maps than Linux
+The last keeps 22 large programs, whose code takes more memory maps than Linux
 gives a process; before it: sysctl -w vm.max_map_count=262144.
 """
 
@@ -20,13 +24,20 @@ from configs import paper
 
 
 def get_config(size="full"):
-  """Returns the study; size "paper" has its teacher, "tiny" takes seconds."""
+  """Returns the study; sizes have other teachers, "tiny" takes seconds."""
   config = paper.get_config()
   config.published = False
   config.data.image_size = 64
   config.teacher_training.batch_size = 16
   config.student_training.batch_size = 16
-  if size != "paper":
+  if size == "lite0":
+    config.teacher = dict(
+      name="EncoderUNet",
+      encoder="efficientnet-lite0",
+      num_classes=2,
+      in_channels=3,
+    )
+  elif size != "paper":
     config.teacher = dict(
       name="UNet",
       widths=(64, 128, 256, 512, 1024),

@@ -135,7 +135,8 @@ def make_parser():
     "--modes",
     type=lambda text: tuple(text.split(",")),
     metavar="MODE,...",
-    help="of alone, serial, fused, fused_cached, fused_alike (default: all)",
+    help="of alone, serial, fused, fused_cached, fused_alike, teacher, answer "
+    "(default: all)",
   )
   bench.add_argument(
     "--trials",

@@ -1,6 +1,7 @@
 """The bench times what `train` runs, and its table follows from its numbers."""
 
 import csv
+import dataclasses
 import types
 from unittest import mock
 
@@ -8,6 +9,7 @@ import pytest
 
 from kdjax.bench import choices
 from kdjax.bench import modes
+from kdjax.bench import programs
 from kdjax.bench import record
 from kdjax.bench import run
 from kdjax.errors import UserError
@@ -42,6 +44,8 @@ def test_every_mode_is_a_row_with_all_columns(rows):
     *(("fused", size) for size in SIZES),
     ("fused_cached", 4),
     ("fused_alike", 4),
+    ("teacher", 1),
+    ("answer", 1),
   ]
   of = {(row["name"], row["trials"]): row["objectives"] for row in rows}
   assert of["alone", "1"] == "0" and of["fused_alike", "4"] == "1"
@@ -78,7 +82,7 @@ def test_what_takes_most_memory_takes_its_turn_first(monkeypatch):
     return modes.Mode(name, 1, (step,), (), 0, lambda: peak)
 
   made = [mode("small", 1), mode("large", 3), mode("middle", 2)]
-  monkeypatch.setattr(modes, "untrained_teacher", lambda study: None)
+  monkeypatch.setattr(programs, "untrained_teacher", lambda study: None)
   monkeypatch.setattr(modes, "make_modes", lambda *_: made)
   monkeypatch.setattr(run, "best_rate", lambda engine: 1.0)
   measured = run.run(mock.Mock(), rounds=1, with_torch=False)
@@ -92,16 +96,16 @@ def test_a_step_trains_on(tmp_path):
   config = conftest.make_config()
   study = conftest.make_study(config, ("Student", "L_MSE"), tmp_path)
   arms = choices.distilling(study)
-  program = modes.Program(
-    study, arms, modes.share(study, modes.untrained_teacher(study))
-  )
-  before = modes.jax.device_get(program.states.trials.optimizer)
+  shared = programs.share(study, programs.untrained_teacher(study))
+  stage = dataclasses.replace(study.student_stage, arms=tuple(arms))
+  program = programs.Program(study, stage, shared)
+  before = programs.jax.device_get(program.states.trials.optimizer)
   assert program.step() > 0
   assert not all(
     (a == b).all()
     for a, b in zip(
-      modes.jax.tree.leaves(before),
-      modes.jax.tree.leaves(program.states.trials.optimizer),
+      programs.jax.tree.leaves(before),
+      programs.jax.tree.leaves(program.states.trials.optimizer),
       strict=True,
     )
   )
@@ -115,6 +119,12 @@ def test_arms_of_a_view_stand_together_and_more_are_other_numbers(tmp_path):
   assert len({x.name for x in many}) == 30
   assert len({(x.objective, x.view, *x.numbers.values()) for x in many}) == 30
   assert len(choices.once_asked(arms)) == 6
+
+
+def test_without_arms_there_is_no_plot(tmp_path):
+  measured = run.Measured([fake("teacher", 1, [2.0], 50)], 1e9, None)
+  record.write(measured, tmp_path)
+  assert [x.name for x in tmp_path.iterdir()] == ["bench.csv"]
 
 
 def test_a_grid_without_a_teacher_is_refused(tmp_path):
@@ -159,6 +169,8 @@ def test_the_sentences_are_made_from_medians():
       fake("fused_cached", 12, [6.0], 120),
       fake("torch_serial", 12, [36.0], 0),
       fake("torch_by_core", 12, [40.0], 0),
+      fake("teacher", 1, [2.0], 50),
+      fake("torch_teacher", 1, [3.0], 0),
     ],
     best_rate=1e9,
     parts=150,
@@ -169,6 +181,8 @@ def test_the_sentences_are_made_from_medians():
   assert "1.100 times those of its 12 arms by themselves" in text
   assert "4.50 times as fast as PyTorch in turn" in text
   assert "cached teacher, 12 trials: 6.00 times as fast as PyTorch" in text
-  measured.rows[-1] = fake("torch_by_core", 12, [30.0], 0)
+  assert "The teacher's step: 1.50 times as fast as PyTorch's." in text
+  assert "answer" not in text.replace("answers", "")
+  measured.rows[5] = fake("torch_by_core", 12, [30.0], 0)
   quicker = record.table(measured)
   assert "3.75 times as fast as PyTorch in a process a core" in quicker

@@ -15,9 +15,13 @@ import pytest
 from configs import bench
 from kdjax.bench import modes
 from kdjax.bench import peer
+from kdjax.bench import programs
+from kdjax.distill import supervised
+from kdjax.distill import taps
 from kdjax.distill import trials
 from kdjax.engine import lanes
 from kdjax.engine import stages
+from kdjax.engine import streams
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.models import folding
@@ -135,6 +139,31 @@ class Start:
       for g, arm in enumerate(arms)
     }
 
+  def teach(self, view):
+    """Supervised loss and gradient of a teacher on the first batch."""
+    study = self.programs.study
+    model, train = study.make_model("teacher"), study.folds[0].train
+    size = study.config.student_training.batch_size
+    drawn = streams.draw(train, self.block, 0, 1, size)
+    batch, inputs, _ = self.programs.render_batch(
+      {"key": self.block.key},
+      self.programs.data,
+      drawn["cases"][0],
+      drawn["epochs"][0],
+    )
+
+    def loss(params):
+      logits, _, _ = taps.apply(
+        model,
+        {**self.teacher, "params": params},
+        inputs[view],
+        taps=(),
+        train=True,
+      )
+      return supervised.cross_entropy(logits, batch["mask"]).mean()
+
+    return jax.value_and_grad(loss)(self.teacher["params"])
+
 
 def gradients(state):
   """What Adam's first step read: its first moment is then a tenth of it."""
@@ -218,21 +247,46 @@ def test_loss_gradients_and_three_steps_of_every_arm_equal_the_peers(
 
 
 @pytest.mark.slow
-def test_the_papers_kind_of_teacher_teaches_the_same(tmp_path):
+@pytest.mark.parametrize(
+  "name, encoder, pair",
+  [
+    ("UNetPlusPlus", "resnet50", ("encoder4", "encoder5")),
+    ("EncoderUNet", "efficientnet-lite0", ("encoder4", "decoder3")),
+  ],
+)
+def test_teachers_with_an_encoder_teach_and_learn_the_same(
+  name, encoder, pair, tmp_path
+):
   pytest.importorskip("torch")
   config = make_config()
   config.teacher = dict(
-    name="UNetPlusPlus",
-    encoder="resnet50",
-    num_classes=2,
-    in_channels=3,
+    name=name, encoder=encoder, num_classes=2, in_channels=3
   )
-  config.grid.update(pathway=("L", "HReg"), loss=("MSE",), view=("weak",))
+  config.grid.update(
+    pathway=("L", "HReg"), loss=("MSE",), view=("weak",), pair=(pair,)
+  )
   start = Start(config, tmp_path)
   ours = start.train()
   with start.make_peer() as theirs:
     for arm, states in ours.items():
       assert_equal(theirs, arm, start.states, states)
+    assert theirs.answer() > 0
+    losses, found = theirs.gradients("Teacher")
+    loss, expected = start.teach("weak")
+    assert (
+      losses["sup"] == losses["train"] == pytest.approx(float(loss), rel=1e-4)
+    )
+    expected, found = flat(expected), flat(found["student"])
+    assert set(found) == set(expected)
+    apart = {
+      name: np.linalg.norm(x - expected[name]) / np.linalg.norm(expected[name])
+      for name, x in found.items()
+    }
+    assert apart["head/kernel"] < 1e-3
+    # BatchNorms of the deepest level see four values a channel, whose variance
+    # Flax takes from their squares: float32 leaves up to a tenth of it.
+    assert max(apart[x] for x in apart if x.endswith("kernel")) < 0.2
+    assert theirs.step("Teacher") > 0
 
 
 @pytest.mark.slow
@@ -240,10 +294,10 @@ def test_a_process_for_every_core_trains_all_arms_at_once(start, monkeypatch):
   pytest.importorskip("torch")
   monkeypatch.setattr(modes.cores, "cores", lambda: 2)
   study = start.programs.study
-  peers = modes.make_peers(study, modes.untrained_teacher(study))
+  peers = modes.make_peers(study, programs.untrained_teacher(study))
   with contextlib.ExitStack() as stack:
     entered = [stack.enter_context(x) for x in peers]
-    in_turn, at_once = modes.torch_modes(study, entered)
+    in_turn, at_once = modes.torch_modes(study, entered, ("serial",))
     assert [x.name for x in (in_turn, at_once)] == [
       "torch_serial",
       "torch_by_core",
@@ -276,14 +330,16 @@ def test_a_peer_that_dies_is_one_line(start):
   [
     ("grid.loss", ("MSE", "SP")),
     ("grid.view", ("cached",)),
-    ("teacher.name", "EncoderUNet"),
+    ("teacher.encoder", "resnet18"),
   ],
 )
 def test_the_peer_refuses_what_it_has_not(field, value, tmp_path, monkeypatch):
   monkeypatch.setattr(peer.importlib.util, "find_spec", lambda name: name)
   config = make_config()
-  if field == "teacher.name":
-    config.teacher = dict(name=value, num_classes=2, in_channels=3)
+  if field == "teacher.encoder":
+    config.teacher = dict(
+      name="EncoderUNet", encoder=value, num_classes=2, in_channels=3
+    )
     config.grid.pathway = ("L",)
   else:
     config.grid[field.removeprefix("grid.")] = value

@@ -29,8 +29,8 @@ _SCRIPT = pathlib.Path(__file__).parents[2] / "tests/peers/torch_serial.py"
 _ERRORS = "errors.txt"  # What it says before it dies.
 
 # What the script has.
-_NETWORKS = ("UNet", "UNetPlusPlus")
-_ENCODERS = ("resnet50", "resnet101", "resnet152")
+_NETWORKS = ("UNet", "EncoderUNet", "UNetPlusPlus")
+_ENCODERS = ("resnet50", "resnet101", "resnet152", "efficientnet-lite0")
 _LOSSES = ("MSE", "KLD")
 _VIEWS = ("strong", "weak")
 _PLATFORMS = ("cpu", "gpu")
@@ -78,6 +78,8 @@ class Peer:
       },
     )
     self._batches = batches
+    # As many go without an answer as our own programs do.
+    self._steps = programs.steps_per_epoch if programs.layout.scan else 1
     self._threads = threads or cores.cores()
 
   def __enter__(self):
@@ -106,11 +108,13 @@ class Peer:
   def step(self, arm):
     """Trains the arm named `arm` on; returns the seconds of a step.
 
-    As many steps go without an answer as our own programs do.
+    "Teacher" is a teacher that learns, beside the one that the arms ask.
     """
-    programs = self._programs
-    steps = programs.steps_per_epoch if programs.layout.scan else 1
-    return float(self._ask("step", arm, steps))
+    return float(self._ask("step", arm, self._steps))
+
+  def answer(self):
+    """Asks the teacher about batches; returns the seconds of one."""
+    return float(self._ask("answer", self._steps))
 
   def gradients(self, arm):
     """Losses and gradients of the arm's next step.
@@ -234,7 +238,8 @@ def _describe(study):
   return {
     "teacher": _spec(study, "teacher"),
     "student": _spec(study, "student"),
-    "arms": [_arm(arm) for arm in study.arms],
+    "arms": [_arm(arm, "student") for arm in study.arms],
+    "trained_teacher": _trained_teacher(study),
     "dtype": study.config.engine.dtype,
     "platform": jax.default_backend(),
   }
@@ -251,8 +256,15 @@ def _spec(study, role):
   return {"name": type(model).__name__, **attributes}
 
 
-def _arm(arm):
+def _trained_teacher(study):
+  """A teacher that learns, from the first view that the grid renders."""
+  (arm,) = study.teacher_stage.arms
+  view = trials.views(study.arms)[0]
+  return _arm(dataclasses.replace(arm, view=view), "teacher")
+
+
+def _arm(arm, role):
   """An arm, its objective's fields among its own."""
-  fields = dataclasses.asdict(arm)
+  fields = dataclasses.asdict(arm) | {"role": role}
   objective = fields.pop("objective") or {"pathway": None, "pairs": ()}
   return {**fields, **fields.pop("numbers"), **objective}

@@ -75,6 +75,12 @@ def _sentences(measured):
   for fused in measured.rows:
     if fused["name"] == "fused":
       yield from _of_fused(fused, by_name, measured)
+  for name, said in {"teacher": "step", "answer": "answer"}.items():
+    if name in by_name and f"torch_{name}" in by_name:
+      ours, theirs = (_a_trial(by_name[x]) for x in (name, f"torch_{name}"))
+      yield (
+        f"The teacher's {said}: {theirs / ours:.2f} times as fast as PyTorch's."
+      )
   cached, (how, torch) = by_name.get("fused_cached"), _torch(by_name)
   if cached and torch:
     times = _a_trial(torch) / _a_trial(cached)
@@ -125,6 +131,8 @@ def _a_trial(row):
 def write(measured, workdir):
   """Writes bench.csv, bench.png and bench.pdf, each whole or not at all.
 
+  There is no plot where no arm was timed.
+
   Args:
     measured: `run.Measured`.
     workdir: folder.
@@ -134,7 +142,8 @@ def write(measured, workdir):
   writer.writeheader()
   writer.writerows(measured.rows)
   files.write_text(workdir / "bench.csv", text.getvalue())
-  style.save(_plot(measured.rows), workdir, "bench")
+  if drawn := [x for x in measured.rows if x["name"] in _DRAWN]:
+    style.save(_plot(drawn), workdir, "bench")
 
 
 # Label, line and colour of what the fused grid is compared with.
@@ -145,6 +154,9 @@ _OTHERS = {
   "torch_serial": ("PyTorch in turn", (0, (1, 1)), style.RED),
   "torch_by_core": ("PyTorch, a process a core", (0, (3, 1)), style.RED),
 }
+
+
+_DRAWN = ("fused", "fused_alike", *_OTHERS)
 
 
 def _plot(rows):

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from kdjax import files
 from kdjax import recorded
 from kdjax.bench import modes
+from kdjax.bench import programs
 from kdjax.bench import record
 from kdjax.engine import convolution
 from kdjax.engine import memory
@@ -91,13 +92,14 @@ def run(study, rounds, with_torch, names=modes.NAMES, sizes=modes.SIZES):
   """
   with contextlib.ExitStack() as stack:
     # It refuses what it cannot train before minutes of compiling.
-    teacher, peers = modes.untrained_teacher(study), []
+    teacher, peers = programs.untrained_teacher(study), []
     if with_torch:
-      peers = [*map(stack.enter_context, modes.make_peers(study, teacher))]
+      started = modes.make_peers(study, teacher, names)
+      peers = [*map(stack.enter_context, started)]
     say = lambda x: print(x, file=sys.stderr)
     every = modes.make_modes(study, teacher, say, names, sizes)
     if peers:
-      every += modes.torch_modes(study, peers)
+      every += modes.torch_modes(study, peers, names)
     memory.release()
     # What a step frees the allocator keeps. The next one takes it again only
     # where it asks for no more, so that the largest goes first.

@@ -175,11 +175,17 @@ def _criterion(config):
 def _validation(workdir, config, arms, criterion):
   """The best of a column by (arm, fold, seed), diverged trials left out."""
   frame = readers.history(workdir)
-  if pruned := [x.name for x in arms if x.numbers["sparsity"]]:
-    first = pruning.first_epoch(
-      config.pruning, config.student_training.max_epochs
+  pruned = {x.name: "student" for x in arms if x.numbers["sparsity"]}
+  # An older kdjax pruned none.
+  if config.get("teacher_training", {}).get("sparsity"):
+    pruned[TEACHER] = "teacher"
+  first = {
+    name: pruning.first_epoch(
+      config.pruning, config[f"{role}_training"].max_epochs
     )
-    frame = frame[(frame["epoch"] >= first) | ~frame["arm"].isin(pruned)]
+    for name, role in pruned.items()
+  }
+  frame = frame[frame["epoch"] >= frame["arm"].map(first).fillna(0)]
   frame = frame.assign(sound=np.isfinite(frame["train_loss"]))
   trials_of = frame.groupby(["arm", "fold", "seed"])
   values = trials_of[criterion]

@@ -32,7 +32,7 @@ _SOURCE_SUFFIXES = {
 # What weighs distillation: the grid's alpha or share, or the loss's authors.
 WEIGHTINGS = ("grid", "authors")
 
-_WEIGHTING_SUFFIXES = {"grid": "", "authors": "_Authors"}
+WEIGHTING_SUFFIXES = {"grid": "", "authors": "_Authors"}
 
 # Where an arm's numbers come from: the grid, or a search of its own.
 TUNINGS = ("untuned", "tuned")
@@ -224,7 +224,7 @@ AXES = (
     "with whose weight",
     _by_distilled,
     objection=_one_of(WEIGHTINGS),
-    suffix=_WEIGHTING_SUFFIXES.__getitem__,
+    suffix=WEIGHTING_SUFFIXES.__getitem__,
     always_shown=True,
     word=lambda arm: arm.weighting,
   ),

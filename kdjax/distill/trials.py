@@ -123,7 +123,7 @@ def make_arms(grid):
     student = "Student" + suffix(None, None)
     students[student] = _untaught(student, point)
     what = point["pathway"], point["loss"]
-    if what in missing or (*what, "Authors") in missing and _by_authors(point):
+    if {_kind(*what), _kind(*what, point["weighting"])} & set(missing):
       continue
     name = suffix(*what)
     distilled[name] = Arm(
@@ -140,11 +140,11 @@ def make_arms(grid):
 
 
 def left_out(grid):
-  """Why something of a grid is no arm: `(pathway, loss)` to words.
+  """Why something of a grid is no arm: "H_CWD" to words.
 
-  And `(pathway, loss, "Authors")`, where its authors' weight is asked for and
-  not known. A loss that is defined under none of the grid's pathways is not
-  left out, but refused where networks are known.
+  And "H_CWD_Authors", where its authors' weight is asked for and not known. A
+  loss that is defined under none of the grid's pathways is not left out, but
+  refused where networks are known.
   """
   found = {}
   for name in grid["loss"]:
@@ -152,12 +152,17 @@ def left_out(grid):
     if set(loss.pathways) & set(grid["pathway"]):
       for pathway in grid["pathway"]:
         if pathway not in loss.pathways:
-          found[pathway, name] = loss.because
+          found[_kind(pathway, name)] = loss.because
         elif "authors" in grid["weighting"] and pathway not in loss.weights:
-          found[pathway, name, "Authors"] = (
+          found[_kind(pathway, name, "authors")] = (
             "no weight of its authors' is known there"
           )
   return found
+
+
+def _kind(pathway, loss, weighting=axes.WEIGHTINGS[0]):
+  """What arms' names begin with that have these in common."""
+  return f"{pathway}_{loss}{axes.WEIGHTING_SUFFIXES[weighting]}"
 
 
 def make_teacher(training):

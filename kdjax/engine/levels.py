@@ -77,7 +77,7 @@ def write(study):
   And what of the grid's product is no arm.
   """
   for what, why in trials.left_out(study.config.grid).items():
-    print(f"grid: {'_'.join(what)} is left out: {why}.", file=sys.stderr)
+    print(f"grid: {what} is left out: {why}.", file=sys.stderr)
   found = compared(study)
   workdirs.write_record(study.workdir, workdirs.PAIRS, found)
   for name, what in found.items():

@@ -143,8 +143,10 @@ def compile_program(programs, name):
     DoesNotFit: it wants more memory than a device has.
   """
   try:
-    cost = _compile(
-      getattr(programs, name), arguments(programs)[name], programs.layout
+    cost = compile_call(
+      getattr(programs, name),
+      arguments(programs)[name],
+      scan=programs.layout.scan,
     )
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
@@ -166,7 +168,14 @@ def operations(lowered):
   return counted + onednn.operations(lowered.as_text(dialect="hlo"))
 
 
-def _compile(program, shapes, layout):
+def compile_call(program, shapes, *, scan):
+  """The `Cost` of a call.
+
+  Args:
+    program: what `jax.jit` or `jax.pmap` returned.
+    shapes: its arguments, or their shapes.
+    scan: whether it is for an accelerator, see `layouts.Layout`.
+  """
   begun = time.perf_counter()
   lowered = program.lower(*shapes)
   compiled = lowered.compile()
@@ -175,7 +184,7 @@ def _compile(program, shapes, layout):
   launched = None
   if analysis := compiled.cost_analysis():
     # What a chip's compiler computes twice to save memory counts there.
-    flops = analysis["flops"] if layout.scan else operations(lowered)
+    flops = analysis["flops"] if scan else operations(lowered)
     traffic = analysis["bytes accessed"]
   else:
     launched = kernels.count(compiled.as_text())
@@ -208,8 +217,10 @@ def _per_step(programs, epoch):
   # Arms that take turns are a loop too.
   again = layout.block_ids.shape[1] * (layout.turns - 1)
   if again and re.search(f'{loop}/[^"]*/while"', epoch.text):
-    turn = _compile(
-      parallel.make_arms_step(layout, programs.step), _turn(programs), layout
+    turn = compile_call(
+      parallel.make_arms_step(layout, programs.step),
+      _turn(programs),
+      scan=layout.scan,
     )
     flops += again * turn.flops
     traffic += again * turn.traffic

@@ -127,7 +127,7 @@ def _note_controls(results):
 def _note_left_out(results):
   """What of the grid's product is no arm."""
   found = trials.left_out(results.config.grid)
-  said = [f"{'_'.join(what)} ({why})" for what, why in found.items()]
+  said = [f"{what} ({why})" for what, why in found.items()]
   return [f"Left out of the grid: {'; '.join(said)}."] if said else []
 
 

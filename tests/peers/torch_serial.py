@@ -4,6 +4,8 @@
 weights and the rendered batches. It then answers lines on its standard input:
 
   step ARM N            trains `ARM` for N steps; prints the seconds of one.
+                        "Teacher" trains a copy of the teacher.
+  answer N              asks the teacher about N batches; the same.
   gradients ARM FILE    writes losses and gradients of the next step.
   parameters ARM FILE   writes the arm's trained parameters.
   peak                  prints the most memory held so far, bytes.
@@ -32,17 +34,26 @@ from kdjax.engine import memory
 
 
 class ConvNorm(nn.Module):
-  """Convolution + BatchNorm."""
+  """Convolution + BatchNorm.
 
-  def __init__(self, channels, width, kernel=3, stride=1):
+  At stride 2 TensorFlow, `same`, has one pixel less before than behind.
+  """
+
+  def __init__(
+    self, channels, width, kernel=3, stride=1, groups=1, same=False, eps=1e-5
+  ):
     super().__init__()
+    margin = (kernel - 1) // 2
+    self.pad = nn.Identity()
+    if same and stride == 2:
+      self.pad, margin = nn.ZeroPad2d((margin - 1, margin) * 2), 0
     self.conv = nn.Conv2d(
-      channels, width, kernel, stride, (kernel - 1) // 2, bias=False
+      channels, width, kernel, stride, margin, groups=groups, bias=False
     )
-    self.norm = nn.BatchNorm2d(width)
+    self.norm = nn.BatchNorm2d(width, eps)
 
   def forward(self, x):
-    return self.norm(self.conv(x))
+    return self.norm(self.conv(self.pad(x)))
 
   def fold(self):
     """One convolution instead, for a network in evaluation mode."""
@@ -125,26 +136,125 @@ RESNETS = {
 }
 
 
-class UNetPlusPlus(nn.Module):
-  """U-Net++ on a ResNet of bottlenecks: nearest up, all nodes of a row kept."""
+class MBConv(nn.Module):
+  """EfficientNet-Lite's inverted residual."""
+
+  def __init__(self, channels, width, kernel, stride, expand):
+    super().__init__()
+    wide = channels * expand
+    self.expand = ConvNorm(channels, wide, 1, eps=1e-3) if expand > 1 else None
+    self.depthwise = ConvNorm(
+      wide, wide, kernel, stride, groups=wide, same=True, eps=1e-3
+    )
+    self.project = ConvNorm(wide, width, 1, eps=1e-3)
+    self.residual = stride == 1 and channels == width
+
+  def forward(self, x):
+    y = functional.relu6(self.expand(x), inplace=True) if self.expand else x
+    y = functional.relu6(self.depthwise(y), inplace=True)
+    y = self.project(y)
+    return x + y if self.residual else y
+
+
+# Of levels 2 to 5 of EfficientNet-Lite0: width, kernel, first stride, expand,
+# and how often.
+LITE0 = {
+  2: ((16, 3, 1, 1, 1), (24, 3, 2, 6, 2)),
+  3: ((40, 5, 2, 6, 2),),
+  4: ((80, 3, 2, 6, 3), (112, 5, 1, 6, 3)),
+  5: ((192, 5, 2, 6, 4), (320, 3, 1, 6, 1)),
+}
+
+
+class Encoded(nn.Module):
+  """What has an encoder of five levels, each of half the last one's side."""
+
+  def __init__(self, encoder, in_channels):
+    super().__init__()
+    self.lite = encoder == "efficientnet-lite0"
+    self.encoder1 = nn.Module()
+    if self.lite:
+      self.encoder1.conv1 = ConvNorm(in_channels, 32, 3, 2, same=True, eps=1e-3)
+      channels, levels = 32, {i: self._lite(LITE0[i]) for i in range(2, 6)}
+    else:
+      self.encoder1.conv1 = ConvNorm(in_channels, 64, 7, 2)
+      channels, counts = 64, RESNETS[encoder]
+      levels = {i: self._resnet(i, counts[i - 2]) for i in range(2, 6)}
+    self.widths = {1: channels}
+    for i, blocks in levels.items():
+      level = nn.Sequential()
+      for j, (make, width) in enumerate(blocks, start=1):
+        level.add_module(f"block{j}", make(channels))
+        channels = width
+      self.add_module(f"encoder{i}", level)
+      self.widths[i] = channels
+
+  @staticmethod
+  def _lite(stages):
+    """Makers of a level's blocks, from channels, and the blocks' widths."""
+    for width, kernel, first, expand, count in stages:
+      for j in range(count):
+        shape = width, kernel, 1 if j else first, expand
+        yield lambda channels, shape=shape: MBConv(channels, *shape), width
+
+  @staticmethod
+  def _resnet(i, count):
+    """The same of bottlenecks."""
+    for j in range(count):
+      stride = 2 if j == 0 and i > 2 else 1
+      yield (
+        lambda channels, stride=stride: Bottleneck(
+          channels, 2 ** (i + 4), stride
+        ),
+        2 ** (i + 6),
+      )
+
+  def encode(self, x):
+    """Yields the five levels' maps."""
+    x = self.encoder1.conv1(x)
+    activate = functional.relu6 if self.lite else functional.relu
+    x = activate(x, inplace=True)
+    yield x
+    for i in range(2, 6):
+      if i == 2 and not self.lite:
+        x = functional.max_pool2d(x, 3, 2, 1)
+      x = self.get_submodule(f"encoder{i}")(x)
+      yield x
+
+
+class EncoderUNet(Encoded):
+  """U-Net on an encoder: nearest up."""
 
   def __init__(self, encoder, decoder_widths, num_classes, in_channels):
-    super().__init__()
-    encoder_widths = {1: 64}
-    stem = nn.Module()
-    stem.conv1 = ConvNorm(in_channels, 64, 7, 2)
-    self.encoder1 = stem
-    channels = 64
-    for i, count in enumerate(RESNETS[encoder], start=2):
-      level = nn.Sequential()
-      for j in range(1, count + 1):
-        stride = 2 if j == 1 and i > 2 else 1
-        level.add_module(
-          f"block{j}", Bottleneck(channels, 2 ** (i + 4), stride)
-        )
-        channels = 2 ** (i + 6)
-      self.add_module(f"encoder{i}", level)
-      encoder_widths[i] = channels
+    super().__init__(encoder, in_channels)
+    channels = self.widths[5]
+    for i, width in zip(range(4, -1, -1), decoder_widths, strict=True):
+      channels += self.widths.get(i, 0)
+      self.add_module(f"decoder{i}", ConvBlock(channels, (width, width)))
+      channels = width
+    self.head = nn.Conv2d(channels, num_classes, 3, padding=1)
+
+  def stages(self, x):
+    """Yields every level's name and map, in the order of computation."""
+    skips = []
+    for i, level in enumerate(self.encode(x), start=1):
+      skips.append(level)
+      yield f"encoder{i}", level
+    x = skips[-1]
+    for i in range(4, -1, -1):
+      x = functional.interpolate(x, scale_factor=2)
+      x = torch.cat([x, skips[i - 1]], dim=1) if i else x
+      x = self.get_submodule(f"decoder{i}")(x)
+      yield f"decoder{i}", x
+    yield "head", self.head(x)
+
+
+class UNetPlusPlus(Encoded):
+  """U-Net++ on an encoder: nearest up, all nodes of a row kept."""
+
+  def __init__(self, encoder, decoder_widths, num_classes, in_channels):
+    super().__init__(encoder, in_channels)
+    encoder_widths = self.widths
     rows = {i: [width] for i, width in encoder_widths.items()}
     for name, i, column in self.nodes():
       width = decoder_widths[4 - i] if name[0] == "d" else encoder_widths[i]
@@ -165,15 +275,10 @@ class UNetPlusPlus(nn.Module):
 
   def stages(self, x):
     """Yields every level's name and map, in the order of computation."""
-    x = functional.relu(self.encoder1.conv1(x), inplace=True)
-    rows = {1: [x]}
-    yield "encoder1", x
-    for i in range(2, 6):
-      if i == 2:
-        x = functional.max_pool2d(x, 3, 2, 1)
-      x = self.get_submodule(f"encoder{i}")(x)
-      rows[i] = [x]
-      yield f"encoder{i}", x
+    rows = {}
+    for i, level in enumerate(self.encode(x), start=1):
+      rows[i] = [level]
+      yield f"encoder{i}", level
     for name, i, column in self.nodes():
       x = functional.interpolate(rows[i + 1][column - 1], scale_factor=2)
       x = torch.cat([x, *reversed(rows[i])], dim=1)
@@ -188,7 +293,11 @@ class UNetPlusPlus(nn.Module):
 # Torch's devices by JAX's platforms.
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
-NETWORKS = {"UNet": UNet, "UNetPlusPlus": UNetPlusPlus}
+NETWORKS = {
+  "UNet": UNet,
+  "EncoderUNet": EncoderUNet,
+  "UNetPlusPlus": UNetPlusPlus,
+}
 
 
 class Regressor(nn.Module):
@@ -303,29 +412,33 @@ def align(student, teacher):
   ]
 
 
+def autocast(study):
+  """The context in which it computes in its type of numbers."""
+  return torch.autocast(
+    DEVICES[study["platform"]],
+    torch.bfloat16,
+    enabled=study["dtype"] == "bfloat16",
+  )
+
+
 class Trainer:
-  """One arm: a student of its own, and the teacher that all arms ask.
+  """One arm: a network of its own, and the teacher that all arms ask.
 
   Attributes:
-    network: the student.
+    network: a student; of arm "Teacher" a teacher.
     regressors: by pair, "ours-theirs".
     done: steps.
   """
 
   def __init__(self, arm, study, weights, batches, teacher):
     self.arm = arm
-    self.cast = torch.autocast(
-      DEVICES[study["platform"]],
-      torch.bfloat16,
-      enabled=study["dtype"] == "bfloat16",
-    )
+    self.cast = autocast(study)
     self.batches = batches
     self.teacher = teacher
     self.done = 0
     device = DEVICES[study["platform"]]
-    self.network = load(
-      make_network(study["student"]), weights["student"], device
-    )
+    role = arm["role"]
+    self.network = load(make_network(study[role]), weights[role], device)
     self.network.train()
     self.regressors = nn.ModuleDict()
     for student, theirs, _ in arm["pairs"] if arm["pathway"] == "HReg" else ():
@@ -347,18 +460,15 @@ class Trainer:
 
   def _losses(self):
     batch = {name: x[self.done % len(x)] for name, x in self.batches.items()}
-    pairs = self.arm["pairs"]
-    maps = look(
-      self.network, batch["image"], {"head", *(pair[0] for pair in pairs)}
-    )
+    pairs, view = self.arm["pairs"], self.arm["view"]
+    images = batch["image" if self.arm["role"] == "student" else view]
+    maps = look(self.network, images, {"head", *(pair[0] for pair in pairs)})
     sup = functional.cross_entropy(maps["head"], batch["mask"])
     if self.arm["pathway"] is None:
       return {"train": sup, "distill": torch.zeros_like(sup), "sup": sup}
     pairs = pairs or [("head", "head", 1.0)]
     with torch.inference_mode():
-      answers = look(
-        self.teacher, batch[self.arm["view"]], {pair[1] for pair in pairs}
-      )
+      answers = look(self.teacher, batch[view], {pair[1] for pair in pairs})
     # A clone, since what inference mode returns is refused by a loss.
     distill = sum(
       weight
@@ -417,8 +527,30 @@ def tree(path):
   return found
 
 
+class Trainers(dict):
+  """Every arm of a study, by name; "Teacher" once it is asked for."""
+
+  def __init__(self, study, weights, batches, teacher):
+    self._make = lambda arm: Trainer(arm, study, weights, batches, teacher)
+    self._teacher = study["trained_teacher"]
+    self._images = batches[self._teacher["view"]][0]
+    self._answering, self._cast = teacher, autocast(study)
+    super().__init__((x["name"], self._make(x)) for x in study["arms"])
+
+  def __missing__(self, name):
+    if name != self._teacher["name"]:
+      raise KeyError(name)
+    self[name] = self._make(self._teacher)
+    return self[name]
+
+  def ask(self):
+    """Asks the teacher about a batch."""
+    with torch.inference_mode(), self._cast:
+      look(self._answering, self._images, {"head"})
+
+
 def make_trainers(folder, study):
-  """Every arm of the `study` in `folder`, by name."""
+  """The `Trainers` of the `study` in `folder`."""
   device = DEVICES[study["platform"]]
   weights = tree(folder / "weights.npz")
   regressors = {}
@@ -441,23 +573,26 @@ def make_trainers(folder, study):
     if isinstance(module, ConvNorm):
       module.fold()
   teacher.requires_grad_(False).to(memory_format=torch.channels_last)
-  return {
-    arm["name"]: Trainer(arm, study, weights, batches, teacher)
-    for arm in study["arms"]
-  }
+  return Trainers(study, weights, batches, teacher)
+
+
+def seconds(run, times):
+  """Of one call of `run`, when it is called so often."""
+  start = time.perf_counter()
+  for _ in range(times):
+    run()
+  if torch.cuda.is_initialized():
+    torch.cuda.synchronize()
+  return (time.perf_counter() - start) / times
 
 
 def answer(trainers, command, name="", rest=""):
   """What to print for a line of the input."""
   on_gpu = torch.cuda.is_initialized()
   if command == "step":
-    steps = int(rest)
-    start = time.perf_counter()
-    for _ in range(steps):
-      trainers[name].step()
-    if on_gpu:
-      torch.cuda.synchronize()
-    return (time.perf_counter() - start) / steps
+    return seconds(trainers[name].step, int(rest))
+  if command == "answer":
+    return seconds(trainers.ask, int(name))
   if command == "gradients":
     np.savez(rest, **trainers[name].gradients())
     return rest
