@@ -37,6 +37,7 @@ def get_config(size="full"):
       num_classes=2,
       in_channels=3,
     )
+    config.grid.pair = (("encoder4", "decoder3"),)  # Nowhere negative.
   elif size != "paper":
     config.teacher = dict(
       name="UNet",
