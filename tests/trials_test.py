@@ -129,8 +129,8 @@ def test_a_loss_is_left_out_where_it_is_not_defined_and_the_reason_known():
     "Student L_KLD L_CWD H_KLD HReg_KLD HReg_FitNets HReg_CWD".split()
   )
   found = trials.left_out(grid(**asked))
-  assert list(found) == [("L", "FitNets"), ("H", "FitNets"), ("H", "CWD")]
-  assert found["H", "FitNets"] == "it is a distance behind a regressor"
+  assert list(found) == ["L_FitNets", "H_FitNets", "H_CWD"]
+  assert found["H_FitNets"] == "it is a distance behind a regressor"
   # Where nothing else is left of a loss, that is no answer.
   assert not trials.left_out(grid(pathway=("L",), loss=("FitNets",)))
 
@@ -162,8 +162,8 @@ def test_an_arm_weighted_by_its_losss_authors_has_their_numbers():
     assert (numbers["temperature"], numbers["share"]) == (4.0, 0.0)
   assert found["L_CWD"].numbers["share"] == 0.5
   assert list(trials.left_out(grid(**WEIGHED))) == [
-    ("L", "MSE", "Authors"),
-    ("HReg", "MSE", "Authors"),
+    "L_MSE_Authors",
+    "HReg_MSE_Authors",
   ]
 
 
