@@ -21,6 +21,7 @@ from kdjax.plan import compiled
 from kdjax.plan import forecast
 from kdjax.plan import kernels
 from kdjax.plan import plan
+from kdjax.plan import shapes
 from kdjax.plan import topology
 from tests import conftest
 
@@ -79,17 +80,17 @@ def test_a_plan_takes_the_lowering_that_a_tpu_would_choose():
 
 def test_the_shapes_compiled_are_those_that_training_has(tmp_path, monkeypatch):
   """The loop runs with programs that only look at their arguments."""
-  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  look = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   seen = set()
 
   class Watched(stages.Programs):
     def __init__(self, study, stage, *rest):
       super().__init__(study, stage, *rest)
-      planned = compiled.arguments(self)
+      planned = shapes.arguments(self)
 
       def watch(name, result):
         def program(*arguments):
-          assert shapes(arguments) == shapes(planned[name])
+          assert look(arguments) == look(planned[name])
           seen.add((stage.name, name))
           return result(*arguments)
 

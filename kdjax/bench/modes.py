@@ -15,6 +15,7 @@ from kdjax.bench import programs
 from kdjax.distill import trials
 from kdjax.engine import cores
 from kdjax.plan import compiled
+from kdjax.plan import shapes
 
 # Numbers of trials in one program.
 SIZES = (1, 2, 4, 8, 12, 24, 36)
@@ -154,9 +155,8 @@ def parts(study, serial):
 
 def _answer_flops(study, objectives):
   """Operations of one answer of the teacher to a batch, as these read it."""
-  shapes = functools.partial(jax.tree.map, jax.typeof)
-  block = {"teacher": compiled.teacher_shapes(study)}
-  data = {"images": shapes(study.dataset.images)}
+  block = {"teacher": shapes.teacher(study)}
+  data = {"images": jax.typeof(study.dataset.images)}
   cases = np.arange(study.student_stage.training.batch_size)
   answer = jax.jit(programs.answering(study, objectives))
   return compiled.operations(answer.lower(block, data, cases))
