@@ -4,9 +4,8 @@ The twelve arms of `paper` at 64 x 64 in batches of 16, a 31 M U-Net as teacher
 and the paper's student of 0.82 M. `kdjax bench` times it against one student
 alone, the same trials in turn, and the teacher's answers asked for once; and
 against PyTorch where that is installed. Size "paper" has the paper's teacher, a
-U-Net++ on a ResNet-152 of 83.6 M.
-
-Size "lite0" has the teacher of `busi_cpu`, a U-Net on an EfficientNet-Lite0.
+U-Net++ on a ResNet-152 of 83.6 M; size "lite0" that of `busi_cpu`, a U-Net on
+an EfficientNet-Lite0. A teacher's own step and its answer are timed too.
 
 Run:
 
@@ -16,7 +15,7 @@ Run:
   kdjax bench --config configs/bench.py:paper --peer torch \\
     --workdir runs/bench_paper
 
-The last keeps 22 large programs, whose code takes more memory maps than Linux
+The last keeps 25 large programs, whose code takes more memory maps than Linux
 gives a process; before it: sysctl -w vm.max_map_count=262144.
 """
 
