@@ -86,7 +86,6 @@ def get_config(size="full"):
     learning_rate=1e-4,
     weight_decay=0.0,
     soft_dice=0.0,
-    sparsity=0.0,
     checkpoint="",  # A workdir or a file: take its teachers, train none.
   )
 
@@ -109,11 +108,23 @@ def get_config(size="full"):
     weight_decay=(0.0,),
     soft_dice=(0.0,),  # Weight, added to cross-entropy.
     sparsity=(0.0,),  # Of the student's kernels, by gradual pruning.
+    bits=(32,),  # Of the student's weights and maps, by training in them.
     tuning=("untuned",),  # Or "tuned": the numbers that a search finds.
   )
 
   # Pruning: the part of a training's steps between which weights go.
   config.pruning = dict(scope="layer", begin=0.1, end=0.6)  # Or "network".
+
+  # Few bits: the part of a training's epochs before those in them.
+  config.quantisation = dict(begin=0.5)
+
+  # Rows of trained Teachers, each made smaller in one way as it trains on.
+  config.teacher_compression = dict(
+    sparsity=(),  # Such as 0.9, 0.99.
+    bits=(),  # Such as 8, 4.
+    max_epochs=100,
+    learning_rate=1e-4,
+  )
 
   # The search: each rung trains the draws that are left, anew and to its end.
   config.search = dict(

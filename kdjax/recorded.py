@@ -102,6 +102,7 @@ _NEW = {
     "share": [0.0],
     "weighting": ["grid"],
     "sparsity": [0.0],
+    "bits": [32],
   },
 }
 

@@ -71,7 +71,7 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
     if share.count > 1:
       processes.await_others(study, share)
       trained = course.train(study)  # Reads what all have trained.
-    test_cases.write(study, *trained)
+    test_cases.write(study, trained)
     efficiency.write(study, latency.measure)
     return report(workdir)
 

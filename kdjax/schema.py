@@ -115,6 +115,15 @@ FIELDS = {
     ),
   },
   "student_training": _TRAINING,
+  "teacher_compression": {
+    **{
+      axis.name: axis.field._replace(many=True) for axis in axes.compressing()
+    },
+    "max_epochs": _TRAINING["max_epochs"],
+    "learning_rate": Field(
+      "of Adam, at the schedule's peak", float, 1e-12, 1e3
+    ),
+  },
   "regressor": {
     "activation": Field(
       "the last one of pathway HReg's: relu, as published, or linear, which "
@@ -130,8 +139,17 @@ FIELDS = {
       "part of a training's steps before the first weight goes", float, 0, 1
     ),
     "end": Field(
-      "part of them after which as many are zero as grid.sparsity says; the "
-      "best epoch is one behind it",
+      "part of them after which as many are zero as sparsity says; the best "
+      "epoch is one behind it",
+      float,
+      0,
+      1,
+    ),
+  },
+  "quantisation": {
+    "begin": Field(
+      "part of a training's epochs before those in few bits; the best epoch is "
+      "one of these",
       float,
       0,
       1,

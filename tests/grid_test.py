@@ -364,6 +364,7 @@ def test_every_axis_matters_and_every_stage_compiles_once(
     "weight_decay": 0.5,
     "soft_dice": 1.0,
     "sparsity": 0.5,
+    "bits": 8,
   }
   assert list(numbers) == [axis.name for axis in axes.numbers()]
   for name, value in numbers.items():

@@ -11,7 +11,8 @@ lease
 files fields
 workdirs
 readers
-data models distill
+data models
+distill
 schema
 configs recorded
 engine

@@ -25,6 +25,7 @@ GRID = {
   "weight_decay": (0.0,),
   "soft_dice": (0.0,),
   "sparsity": (0.0,),
+  "bits": (32,),
   "tuning": ("untuned",),
 }
 ARMS = trials.make_arms(GRID)

@@ -15,16 +15,25 @@ from kdjax import recorded
 from kdjax import workdirs
 from kdjax.data import regions
 from kdjax.data import views
+from kdjax.distill import axes
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
+from kdjax.engine import compression
 from kdjax.engine import inference
 from kdjax.engine import networks
-from kdjax.engine import pruning
 from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.models import folding
+from kdjax.models import quantised
 
-TEACHER = "Teacher"
+TEACHER = trials.TEACHER
+# Stages that leave networks: whose, and the config's field of how they train.
+_ROLES = {"teacher": "teacher", "compressed": "teacher", "student": "student"}
+_SETTINGS = {
+  "teacher": "teacher_training",
+  "compressed": "teacher_compression",
+  "student": "student_training",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,21 +147,33 @@ def load(workdir, arm="best", fold=None, seed=None):
   workdir = epath.Path(workdir)
   config = recorded.read(workdir)
   criterion = _criterion(config)
-  arms = trials.make_arms(config.grid)
-  table = _validation(workdir, config, arms, criterion)
+  stages = _stages(config)
+  table = _validation(workdir, config, stages, criterion)
   higher = criterion == "val_dice"
   arm, fold, seed = _choose(
-    -table if higher else table, workdir, arm, fold, seed
+    -table if higher else table,
+    workdir,
+    [x.name for x in stages["student"]],
+    arm,
+    fold,
+    seed,
   )
-  role = "teacher" if arm == TEACHER else "student"
-  names = [x.name for x in arms]
-  place = 0 if arm == TEACHER else names.index(arm)
+  stage, place = next(
+    (stage, i)
+    for stage, arms in stages.items()
+    for i, x in enumerate(arms)
+    if x.name == arm
+  )
   block = studies.Block(fold, seed)
-  folder = workdirs.checkpoints(workdir, role, block.name)
+  folder = workdirs.checkpoints(workdir, stage, block.name)
   best = checkpoint.best(checkpoint.read(folder).states)
-  pick = lambda tree: jax.tree.map(
-    lambda x: np.asarray(x[place], np.float32), tree
-  )
+  variables = jax.tree.map(lambda x: np.asarray(x[place], np.float32), best)
+  model = make_model(config, _ROLES[stage])
+  if stages[stage][place].numbers["bits"] < quantised.NONE:
+    model = quantised.Quantised(model)
+  else:  # It may have been trained beside some in few bits.
+    stats = quantised.strip(variables["batch_stats"])
+    variables = {**variables, "batch_stats": stats}
   return Trained(
     workdir,
     config,
@@ -160,9 +181,22 @@ def load(workdir, arm="best", fold=None, seed=None):
     fold,
     seed,
     float(table.loc[(arm, fold, seed)]),
-    make_model(config, role),
-    pick(best),
+    model,
+    variables,
   )
+
+
+def _stages(config):
+  """The arms of each stage that leaves networks, by its name."""
+  training = config.get("teacher_training", {})
+  return {
+    "teacher": (trials.make_teacher(training),),
+    # An older kdjax compressed none.
+    "compressed": trials.make_compressed(
+      training, config.get("teacher_compression", {})
+    ),
+    "student": trials.make_arms(config.grid),
+  }
 
 
 def _criterion(config):
@@ -172,18 +206,16 @@ def _criterion(config):
   return f"val_{training.get('select', 'loss')}"
 
 
-def _validation(workdir, config, arms, criterion):
+def _validation(workdir, config, stages, criterion):
   """The best of a column by (arm, fold, seed), diverged trials left out."""
   frame = readers.history(workdir)
-  pruned = {x.name: "student" for x in arms if x.numbers["sparsity"]}
-  # An older kdjax pruned none.
-  if config.get("teacher_training", {}).get("sparsity"):
-    pruned[TEACHER] = "teacher"
   first = {
-    name: pruning.first_epoch(
-      config.pruning, config[f"{role}_training"].max_epochs
+    x.name: compression.first_epoch(
+      config, x.numbers, config[_SETTINGS[stage]].max_epochs
     )
-    for name, role in pruned.items()
+    for stage, arms in stages.items()
+    for x in arms
+    if any(x.numbers[axis.name] != axis.unread for axis in axes.compressing())
   }
   frame = frame[frame["epoch"] >= frame["arm"].map(first).fillna(0)]
   frame = frame.assign(sound=np.isfinite(frame["train_loss"]))
@@ -193,7 +225,7 @@ def _validation(workdir, config, arms, criterion):
   return best[trials_of["sound"].all()].dropna()
 
 
-def _choose(table, workdir, arm, fold, seed):
+def _choose(table, workdir, students, arm, fold, seed):
   for name, value in (("arm", arm), ("fold", fold), ("seed", seed)):
     known = table.index.get_level_values(name)
     if value is None or (name == "arm" and value == "best"):
@@ -205,7 +237,7 @@ def _choose(table, workdir, arm, fold, seed):
       )
     table = table[known == value]
   if arm == "best":
-    table = table[table.index.get_level_values("arm") != TEACHER]
+    table = table[table.index.get_level_values("arm").isin(students)]
     means = table.groupby("arm").mean()
     if means.empty:
       raise UserError(f"{workdir} has no trained student: train there first.")

@@ -12,6 +12,7 @@ from kdjax import fields
 from kdjax.distill import losses
 from kdjax.distill import pairs
 from kdjax.distill import pathways
+from kdjax.models import quantised
 
 # What a teacher sees: a view of the batch, or the image as it is, once; what it
 # said then is carried to the student's frame.
@@ -97,8 +98,8 @@ class Axis:
     word: from an arm to the value's word; None for numbers, which the arm has.
     by_authors: whether an arm that is weighted as its loss's authors do has
       it from them.
-    drawn: whether a search may draw it: not what validation alone would always
-      put at one end.
+    compresses: whether it makes a network smaller, which costs quality: what a
+      search would put at one end always, and a Teacher is trained without.
   """
 
   name: str
@@ -111,7 +112,7 @@ class Axis:
   objection: Callable[[Any], str | None] = lambda value: None
   word: Callable | None = None
   by_authors: bool = False
-  drawn: bool = True
+  compresses: bool = False
 
 
 AXES = (
@@ -263,7 +264,24 @@ AXES = (
     objection=lambda x: None if 0 <= x < 1 else f"={x} is outside [0, 1)",
     suffix=lambda x: f"_sparse{x:g}" if x else "",
     unread=0.0,
-    drawn=False,
+    compresses=True,
+  ),
+  Axis(
+    "bits",
+    fields.Field(
+      "that weights and the inputs of layers are rounded to in training; "
+      f"{quantised.NONE} rounds nothing",
+      int,
+    ),
+    "in how many bits",
+    objection=lambda x: (
+      None
+      if 2 <= x <= 16 or x == quantised.NONE
+      else f"={x} is neither from 2 to 16 nor {quantised.NONE}"
+    ),
+    suffix=lambda x: f"_{x:g}bit" if x < quantised.NONE else "",
+    unread=quantised.NONE,
+    compresses=True,
   ),
   Axis(
     "tuning",
@@ -288,9 +306,14 @@ def numbers():
 
 def drawn():
   """The axes that a search may draw."""
-  return tuple(axis for axis in numbers() if axis.drawn)
+  return tuple(axis for axis in numbers() if not axis.compresses)
+
+
+def compressing():
+  """The axes that make a network smaller."""
+  return tuple(axis for axis in numbers() if axis.compresses)
 
 
 def of_training():
-  """The numbers that an arm reads which distils nothing, as a Teacher."""
-  return tuple(axis for axis in numbers() if axis.read_by(None, None))
+  """The numbers that a Teacher is trained with."""
+  return tuple(axis for axis in drawn() if axis.read_by(None, None))

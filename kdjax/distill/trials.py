@@ -165,13 +165,44 @@ def _kind(pathway, loss, weighting=axes.WEIGHTINGS[0]):
   return f"{pathway}_{loss}{axes.WEIGHTING_SUFFIXES[weighting]}"
 
 
+TEACHER = "Teacher"
+
+
 def make_teacher(training):
   """A Teacher as the arm of a grid, which distils nothing.
 
   Args:
     training: a config's `teacher_training`, with `axes.of_training()` in it.
   """
-  return _untaught("Teacher", training)
+  return _untaught(TEACHER, training)
+
+
+def make_compressed(training, compression):
+  """Teachers that train on while they are made smaller, each in one way.
+
+  Args:
+    training: a config's `teacher_training`.
+    compression: a config's `teacher_compression`: values of the axes that
+      compress, and what else is other than in `training`.
+
+  Raises:
+    UserError: a value that its axis does not take.
+  """
+  arms = {}
+  for axis in axes.compressing():
+    for value in compression.get(axis.name, ()):
+      if objection := axis.objection(value):
+        raise UserError(f"teacher_compression.{axis.name}{objection}.")
+      if value != axis.unread:
+        point = {**training, **compression, **_whole(), axis.name: value}
+        arm = _untaught(TEACHER + axis.suffix(value), point)
+        arms[arm.name] = dataclasses.replace(arm, reference=TEACHER)
+  return tuple(arms.values())
+
+
+def _whole():
+  """The numbers of an arm that is not compressed."""
+  return {axis.name: axis.unread for axis in axes.compressing()}
 
 
 def controls(arms):
@@ -194,7 +225,7 @@ def _untaught(name, point):
     None,
     axes.VIEWS[0],
     axes.SOURCES[0],
-    _numbers(point, None, None),
+    _numbers(_whole() | dict(point), None, None),
     tuned=_is_tuned(point),
   )
 

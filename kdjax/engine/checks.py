@@ -45,8 +45,11 @@ def check_regressor(regressor):
     )
 
 
-def check_pruning(pruned):
-  """Refuses a scope that is not there, and an end that comes before."""
+def check_compression(config):
+  """Refuses what cannot be asked of pruning, or of a teacher's."""
+  pruned, smaller = config.pruning, config.teacher_compression
+  if smaller.sparsity or smaller.bits:
+    networks.refuse_answers(config, "teacher_compression")
   if pruned.scope not in pruning.SCOPES:
     raise UserError(
       f"pruning.scope={pruned.scope!r}: choose from "

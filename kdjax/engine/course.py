@@ -1,4 +1,4 @@
-"""The course of a study: its teachers, the rungs of its search, its students.
+"""The course of a study: teachers, smaller ones, a search's rungs, students.
 
 Each is a stage of the one loop, and so resumes by itself.
 """
@@ -11,18 +11,19 @@ import sys
 from kdjax import workdirs
 from kdjax.distill import axes
 from kdjax.engine import adoption
+from kdjax.engine import compression
 from kdjax.engine import loop
-from kdjax.engine import pruning
 from kdjax.engine import rungs
 
 
 def train(study):
   """Trains the teachers, then all students; goes on where a run stopped.
 
-  Where arms are tuned, the search for their numbers comes in between.
+  Where Teachers are to be compressed, or arms are tuned, these and the search
+  for those's numbers come in between.
 
   Returns:
-    `(teachers, students)`, each a dict from block to `{"params",
+    By the name of each of `study.stages` a dict from block to `{"params",
     "batch_stats"}` with leaves `[G, ...]`: the best epoch's.
   """
   if rungs.tuned(study) and study.first:
@@ -32,8 +33,10 @@ def train(study):
   teachers = loop.run_stage(study, stage)
   if rungs.tuned(study):
     study = _search(study, teachers)
-  students = loop.run_stage(study, study.student_stage, teachers)
-  return teachers, students
+  return {stage.name: teachers} | {
+    stage.name: loop.run_stage(study, stage, teachers)
+    for stage in study.stages[1:]
+  }
 
 
 def cost(study):
@@ -98,9 +101,9 @@ def _choose(study, stage, kept, left):
       trained.setdefault(row["arm"], []).append(row)
     arms = {arm.name: arm for arm in stage.arms_of(block)}
     first = {
-      name: pruning.first_epoch(study.config.pruning, stage.training.max_epochs)
-      if arm.numbers["sparsity"]
-      else 1
+      name: compression.first_epoch(
+        study.config, arm.numbers, stage.training.max_epochs
+      )
       for name, arm in arms.items()
     }
     chosen[block.fold] = {}

@@ -107,7 +107,7 @@ def train_step(
   student,
   regressors,
   schedule,
-  pruning=None,
+  compression=None,
   batch_axis=None,
 ):
   """One step of Adam on `(1 - alpha) * supervised + alpha * distillation`.
@@ -122,7 +122,7 @@ def train_step(
     student: linen module.
     regressors: dict from pair to linen module.
     schedule: from the count to the part of the trial's learning rate.
-    pruning: `pruning.Pruning` of the student's weights, or None.
+    compression: `compression.Compression` of the student, or None.
     batch_axis: device axis over which the batch is split, or None.
 
   Returns:
@@ -145,6 +145,8 @@ def train_step(
   weights = {name: x.params for name, x in states.regressors.items()}
 
   def descend(params, batch_stats, trial):
+    if compression:
+      batch_stats = compression.quantise(batch_stats, trial.numbers, count)
     (sup, answer), pull, batch_stats = jax.vjp(
       lambda params: supervise(params, batch_stats, trial, batch),
       params,
@@ -172,7 +174,7 @@ def train_step(
   finite = jnp.isfinite(parts["train"]) & jnp.isfinite(squares)
 
   update = functools.partial(
-    steps.update, pruning=pruning, count=count, schedule=schedule
+    steps.update, compression=compression, count=count, schedule=schedule
   )
   stepped = jax.vmap(update)(
     states.trials, own, gradients, parts, batch_stats, finite

@@ -24,6 +24,9 @@ from kdjax.engine import stages
 from kdjax.engine import waves
 from kdjax.errors import UserError
 
+# Of stages in the history; behind them a search's and the students.
+_ORDER = {"teacher": 0, "compressed": 1}
+
 
 def run_stage(study, stage, teachers=None):
   """Trains all blocks of `stage`; returns the best states by block.
@@ -188,7 +191,7 @@ def write_history(study, stage, progress):
     workdirs.write_table(
       study.workdir,
       workdirs.HISTORY,
-      sorted(everyone, key=lambda x: x["stage"] != "teacher"),
+      sorted(everyone, key=lambda x: _ORDER.get(x["stage"], len(_ORDER))),
     )
   scalars.write(study.workdir / workdirs.TENSORBOARD, rows)
 

@@ -95,7 +95,7 @@ def take(study, share):
       f"nothing to train, as folds x seeds makes {len(study.blocks)} blocks",
     )
   mine = dataclasses.replace(study, blocks=blocks, first=share.first)
-  for stage in (study.teacher_stage, study.student_stage):
+  for stage in study.stages:
     if blocks and share.count > 1:
       fitting.make_layout(mine, stage, len(blocks))
   return mine

@@ -6,9 +6,7 @@ parameters. The part is data, one a trial, and so maps over trials.
 """
 
 import dataclasses
-import math
 
-from flax import linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -22,7 +20,7 @@ class Pruning:
   """How the trials of a stage are pruned.
 
   Attributes:
-    paths: keys among the parameters of the kernels that are, see `kernels`.
+    paths: keys among the parameters of the kernels that are.
     scope: one of `SCOPES`.
     begin: steps before the first weight goes.
     end: steps after which as many are zero as the trial asks for.
@@ -63,58 +61,6 @@ class Pruning:
     for path, x in own.items():
       new[path] = jnp.where(_rank(x) <= thresholds[path], 0, x)
     return flax.traverse_util.unflatten_dict(new)
-
-
-def first_epoch(settings, max_epochs):
-  """The first epoch, from 1, that ends with all the zeros asked for."""
-  # Rounded, since 0.7 of 10 is 7 and not 8.
-  return max(math.ceil(round(settings.end * max_epochs, 6)), 1)
-
-
-def make(settings, model, images, training, steps_per_epoch):
-  """The `Pruning` of a stage.
-
-  Args:
-    settings: `pruning` of a config.
-    model: linen module of its trials.
-    images: `[B, H, W, C]`, only lends its shape.
-    training: of a config, for its `max_epochs`.
-    steps_per_epoch: number of steps.
-  """
-  steps = training.max_epochs * steps_per_epoch
-  return Pruning(
-    kernels(model, images),
-    settings.scope,
-    round(settings.begin * steps),
-    first_epoch(settings, training.max_epochs) * steps_per_epoch,
-  )
-
-
-def kernels(model, images):
-  """Keys of the kernels that are pruned among a network's parameters.
-
-  Those of convolutions and dense layers but the first and the last that are
-  called, which have few weights and much to lose, and depthwise ones, which
-  have fewer.
-
-  Args:
-    model: linen module.
-    images: `[B, H, W, C]`, only lends its shape.
-  """
-  called = {}
-
-  def note(call, args, kwargs, context):
-    if isinstance(context.module, (nn.Conv, nn.ConvTranspose, nn.Dense)):
-      called[context.module.path] = getattr(
-        context.module, "feature_group_count", 1
-      )
-    return call(*args, **kwargs)
-
-  with nn.intercept_methods(note):
-    jax.eval_shape(model.init, jax.random.key(0), images)
-  return tuple(
-    (*path, "kernel") for path, groups in [*called.items()][1:-1] if groups == 1
-  )
 
 
 def _threshold(arrays, part):

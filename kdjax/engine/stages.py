@@ -13,14 +13,15 @@ import numpy as np
 from kdjax.data import views
 from kdjax.distill import trials
 from kdjax.engine import batches
+from kdjax.engine import compression
 from kdjax.engine import fitting
 from kdjax.engine import inference
 from kdjax.engine import lanes
 from kdjax.engine import parallel
-from kdjax.engine import pruning
 from kdjax.engine import schedules
 from kdjax.engine import steps
 from kdjax.engine import streams
+from kdjax.models import quantised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Stage:
   """One of the trainings: its arms, its network and what teaches it.
 
   Attributes:
-    name: "teacher", "student", or of a rung of the search for its numbers.
+    name: "teacher", "compressed" teachers, "student", or of a rung of the
+      search for its numbers.
     role: "teacher" or "student", the network's field in the config.
     arms: rows of the grid.
     training: batch size, epochs, schedule, and what chooses the best epoch.
@@ -49,15 +51,19 @@ class Stage:
     """The arms with the numbers that they have in a block."""
     return self.own.get(block.fold, self.arms)
 
+  def make_model(self, study, batch_axis=None):
+    """The linen module of its trials."""
+    model = study.make_model(self.role, batch_axis)
+    if compression.uses_bits(self.arms):
+      return quantised.Quantised(model)
+    return model
 
-def make_init(study, role, regressors):
+
+def make_init(model, images, regressors):
   """`lanes.init` of a network and its regressors, from key and weights."""
   return jax.jit(
     functools.partial(
-      lanes.init,
-      images=study.blank(role),
-      student=study.make_model(role),
-      regressors=regressors,
+      lanes.init, images=images, student=model, regressors=regressors
     ),
     # Drawing weights runs once a block: compiling it well would take longer.
     compiler_options={"xla_backend_optimization_level": 0},
@@ -73,7 +79,8 @@ class Programs:
     self.study = study
     self.stage = stage
     self.layout = fitting.make_layout(study, stage, num_blocks, devices)
-    model = study.make_model(stage.role, self.layout.batch_axis)
+    model = stage.make_model(study, self.layout.batch_axis)
+    plain = stage.make_model(study)
     objectives = trials.objectives(stage.arms)
     regressors = study.make_regressors(objectives)
     self.data = self.layout.replicate(
@@ -86,8 +93,10 @@ class Programs:
     longest = max(len(fold.train) for fold in study.folds)
     self.steps_per_epoch = -(-longest // training.batch_size)
     self.schedule = schedules.make(training, self.steps_per_epoch)
-    self.init = make_init(study, stage.role, regressors)
-    self.init_teacher = make_init(study, "teacher", {})
+    self.init = make_init(plain, study.blank(stage.role), regressors)
+    self.init_teacher = make_init(
+      study.make_model("teacher"), study.blank("teacher"), {}
+    )
     rendering = {
       "views": trials.views(stage.arms),
       "render": functools.partial(
@@ -117,7 +126,14 @@ class Programs:
       student=model,
       regressors=regressors,
       schedule=self.schedule,
-      pruning=self._pruning(model),
+      compression=compression.make(
+        config,
+        stage.arms,
+        plain,
+        study.blank(stage.role),
+        training,
+        self.steps_per_epoch,
+      ),
       batch_axis=self.layout.batch_axis,
     )
     self.train_epoch = self._train_epoch_of(self.layout)
@@ -136,7 +152,6 @@ class Programs:
         patience=training.patience,
       ),
     )
-    plain = study.make_model(stage.role)
     look = study.make_look(stage.role)
 
     def evaluate(params, batch_stats, data, chunk):
@@ -152,18 +167,6 @@ class Programs:
 
     self.evaluate = parallel.make_evaluate(self.layout, evaluate)
     self.predict = parallel.make_evaluate(self.layout, predict)
-
-  def _pruning(self, model):
-    """How the stage's arms are pruned; None where none is."""
-    if not any(arm.numbers["sparsity"] for arm in self.stage.arms):
-      return None
-    return pruning.make(
-      self.study.config.pruning,
-      model,
-      self.study.blank(self.stage.role),
-      self.stage.training,
-      self.steps_per_epoch,
-    )
 
   def _train_epoch_of(self, layout):
     return parallel.make_train_epoch(layout, self.prepare, self.step)

@@ -205,7 +205,15 @@ def square_norm(gradients):
 
 
 def update(
-  state, trial, gradients, parts, batch_stats, finite, *, pruning=None, **when
+  state,
+  trial,
+  gradients,
+  parts,
+  batch_stats,
+  finite,
+  *,
+  compression=None,
+  **when,
 ):
   """A `TrialState` after a step; the old one where it is not live.
 
@@ -216,15 +224,15 @@ def update(
     parts: the losses of the step, as in `sums`.
     batch_stats: new ones.
     finite: whether losses and gradients are; if not it is live no longer.
-    pruning: `pruning.Pruning`, or None.
+    compression: `compression.Compression`, or None.
     **when: `count` and `schedule`, see `lanes.train_step`.
   """
   params, optimizer = _descend(state, trial, gradients, **when)
-  if pruning:
-    sparsity, steps = trial.numbers["sparsity"], when["count"] + 1
-    params = pruning.thin(state.params, params, steps, sparsity)
-    # No epoch is the best in which it was denser than it is to be.
-    early = (sparsity > 0) & (steps < pruning.end)
+  if compression:
+    numbers, steps = trial.numbers, when["count"] + 1
+    params = compression.thin(state.params, params, numbers, steps)
+    # No epoch is the best in which it was larger than it is to be.
+    early = compression.unfinished(numbers, steps)
     state = state.replace(
       best_criterion=jnp.where(early, jnp.inf, state.best_criterion),
       stale=jnp.where(early, 0, state.stale),

@@ -20,6 +20,7 @@ from kdjax.distill import pathways
 from kdjax.distill import trials
 from kdjax.engine import adoption
 from kdjax.engine import checks
+from kdjax.engine import compression
 from kdjax.engine import convolution
 from kdjax.engine import fitting
 from kdjax.engine import networks
@@ -27,6 +28,7 @@ from kdjax.engine import rungs
 from kdjax.engine import stages
 from kdjax.errors import UserError
 from kdjax.models import pretrained
+from kdjax.models import quantised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +94,19 @@ class Study:
       ("share", 0.0),
       ("weighting", axes.WEIGHTINGS[0]),
       ("sparsity", 0.0),
+      ("bits", quantised.NONE),
     ):
       if parts[-1][name] == (first,):
         del parts[-1][name]
     if rungs.tuned(self):
       parts.append(self.config.search.to_dict())
-    if any(self.config.grid.sparsity):
+    compressed = (*self.arms, *self.compressed_teachers)
+    if any(x.numbers["sparsity"] for x in compressed):
       parts.append(self.config.pruning.to_dict())
+    if compression.uses_bits(compressed):
+      parts.append(self.config.quantisation.to_dict())
+    if self.compressed_teachers:
+      parts.append(self.config.teacher_compression.to_dict())
     said = repr((parts, [x.name for x in self.arms], self.dataset.fingerprint))
     return hashlib.sha256(said.encode()).hexdigest()
 
@@ -108,6 +116,31 @@ class Study:
     training = self.config.teacher_training
     arms = (trials.make_teacher(training),)
     return stages.Stage("teacher", "teacher", arms, training, None)
+
+  @property
+  def compressed_teachers(self):
+    """Teachers that are made smaller, as arms."""
+    config = self.config
+    # An older kdjax compressed none.
+    return trials.make_compressed(
+      config.teacher_training, config.get("teacher_compression", {})
+    )
+
+  @property
+  def compressed_stage(self):
+    """Trained Teachers that train on while they are made smaller."""
+    training = self.config.teacher_training.copy_and_resolve_references()
+    with training.unlocked():
+      training.max_epochs = self.config.teacher_compression.max_epochs
+    return stages.Stage(
+      "compressed", "teacher", self.compressed_teachers, training.lock(), None
+    )
+
+  @property
+  def stages(self):
+    """What is trained and tested: teachers, smaller ones, students."""
+    smaller = [self.compressed_stage] if self.compressed_teachers else []
+    return (self.teacher_stage, *smaller, self.student_stage)
 
   @property
   def student_stage(self):
@@ -206,7 +239,7 @@ def make_study(config, workdir, dataset=None):
   """
   checks.check_engine(config.engine)
   checks.check_regressor(config.regressor)
-  checks.check_pruning(config.pruning)
+  checks.check_compression(config)
   for role in ("teacher", "student"):
     networks.make_model(config[role], config.engine, role)
   arms = trials.make_arms(config.grid)
@@ -229,7 +262,7 @@ def make_study(config, workdir, dataset=None):
   checks.check_masks(study)
   adoption.check_answers(study)
   checks.check_models(study)
-  for stage in (study.teacher_stage, study.student_stage):
+  for stage in study.stages:
     fitting.make_layout(study, stage, len(blocks))
   return study
 

@@ -59,7 +59,7 @@ class Wave:
         self.weighed[name][i] = saved
     self._lanes = programs.lanes(blocks, self.weighed["alpha"])
     self._train_epoch = programs.train_epoch
-    self._states = start_states(programs, blocks, progress)
+    self._states = start_states(programs, blocks, progress, teachers)
     self._shared = programs.remember(blocks, share(programs, blocks, teachers))
     self._resting = None
     live = self._states.trials.live
@@ -183,11 +183,16 @@ class Wave:
     )
 
 
-def start_states(programs, wave, progress):
-  """The states of a wave, fresh or as they were saved, on the devices."""
+def start_states(programs, wave, progress, teachers=None):
+  """The states of a wave, fresh or as they were saved, on the devices.
+
+  Where Teachers train on, what is fresh is the block's trained one.
+  """
   weights = programs.study.load_weights(programs.stage.role)
   layout, found = programs.layout, []
   for block in programs.pad(wave):
+    if teachers and programs.stage.role == "teacher":
+      weights = jax.tree.map(lambda x: np.asarray(x)[0], teachers[block])
     fresh = jax.device_get(programs.init(block.key, weights))
     states = lanes.States(
       _repeat(fresh.trials, layout.arms),

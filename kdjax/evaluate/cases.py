@@ -10,20 +10,18 @@ from kdjax.evaluate import metrics
 from kdjax.evaluate import predictions
 
 
-def write(study, teachers, students):
+def write(study, trained):
   """Predicts the test cases of every block and writes both files.
 
   Args:
     study: `Study`.
-    teachers: best states by block, as `course.train` returns them; or None.
-    students: the same.
+    trained: by stage the best states by block, as `course.train` returns them;
+      a stage that is not there is not tested.
   """
   print("test: every fold's test cases by every model.", file=sys.stderr)
   rows, predicted = [], []
-  for stage, best in (
-    (study.teacher_stage, teachers),
-    (study.student_stage, students),
-  ):
+  for stage in study.stages:
+    best = trained.get(stage.name)
     for block, of_block in loop.predict(study, stage, best) if best else ():
       for arm, of_arm in zip(stage.arms, of_block, strict=True):
         rows += _rows(study, block, arm.name, of_arm)

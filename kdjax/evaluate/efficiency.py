@@ -34,24 +34,22 @@ def write(study, deployed=lambda study, role: {}):
   """
   if workdirs.has(study.workdir, workdirs.EFFICIENCY):
     return
-  teacher, student = (
-    {}  # Whoever only answered, here costs nothing.
+  costs = {
+    # Whoever only answered, here costs nothing.
+    role: {}
     if networks.is_answers(study.make_model(role))
     else measure(study, role) | deployed(study, role)
     for role in ("teacher", "student")
-  )
+  }
   searched = course.search_seconds(study)
   rows = [
     {
       "model": model,
-      **cost,
+      **costs[stage.role],
       "device_seconds": _known(seconds),
       "search_seconds": _known(searched.get(model, math.nan)),
     }
-    for cost, stage in (
-      (teacher, study.teacher_stage),
-      (student, study.student_stage),
-    )
+    for stage in study.stages
     for model, seconds in _training(study, stage).items()
   ]
   workdirs.write_table(study.workdir, workdirs.EFFICIENCY, rows)

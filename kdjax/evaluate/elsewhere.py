@@ -102,18 +102,17 @@ def write(source, study):
       there before.
   """
   source = epath.Path(source)
-  every = [study.teacher_stage, study.student_stage]
-  if networks.is_answers(study.make_model("teacher")):
-    every[0] = None  # Nobody can ask it about these.
-  teachers, students = (
-    stage and {block: _best(source, stage, block) for block in study.blocks}
-    for stage in every
-  )
+  # Nobody can ask answers about these.
+  silent = networks.is_answers(study.make_model("teacher"))
+  trained = {
+    stage.name: {block: _best(source, stage, block) for block in study.blocks}
+    for stage in study.stages[1 if silent else 0 :]
+  }
   _claim(source, study)
   for name in _OF_TRAINING:
     if workdirs.has(source, name):
       files.write_bytes(study.workdir / name, (source / name).read_bytes())
-  cases.write(study, teachers, students)
+  cases.write(study, trained)
 
 
 def _best(source, stage, block):
