@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import math
+import os
+import sys
 
 import flax.traverse_util
 import jax
@@ -13,20 +15,26 @@ import pytest
 from kdjax import models
 from kdjax import readers
 from kdjax import recorded
+from kdjax import workdirs
 from kdjax.deploy import trained
 from kdjax.distill import trials
+from kdjax.engine import checkpoint
 from kdjax.engine import compression
 from kdjax.engine import loop
 from kdjax.engine import rungs
 from kdjax.errors import UserError
 from kdjax.models import quantised
 from tests import conftest
+from tests import started
 
 ARMS = [
-  *("Student", "Student_4bit", "Student_sparse0.8", "Student_sparse0.8_4bit"),
-  *("HReg_MSE_WAug", "HReg_MSE_WAug_4bit", "HReg_MSE_WAug_sparse0.8"),
-  "HReg_MSE_WAug_sparse0.8_4bit",
+  f"{name}{sparsity}{bits}"
+  for name in ("Student", "HReg_MSE_WAug")
+  for sparsity in ("", "_sparse0.8")
+  for bits in ("", "_16bit", "_4bit")
 ]
+ALONE = "test_equals_itself_alone"
+BLANK = jnp.zeros((1, 16, 16, 1))
 TEACHERS = ["Teacher_sparse0.5", "Teacher_sparse0.9", "Teacher_8bit"]
 
 
@@ -67,7 +75,7 @@ def study(tmp_path_factory):
     loss=("MSE",),
     view=("weak",),
     sparsity=(0.0, 0.8),
-    bits=(32, 4),
+    bits=(32, 16, 4),
     learning_rate=(0.05,),
   )
   return conftest.make_study(config, None, tmp_path_factory.mktemp("small"))
@@ -125,7 +133,7 @@ def check_bits(best, arms):
 def test_arms_are_as_small_as_they_ask_and_the_others_whole(study, students):
   assert [arm.name for arm in study.arms] == ARMS
   # A distilled arm's reference is the Student that is as small.
-  assert study.arms[7].reference == "Student_sparse0.8_4bit"
+  assert study.arms[-1].reference == "Student_sparse0.8_4bit"
   for best in students.values():
     check_sparse(study, "student", best, study.arms)
     check_bits(best, study.arms)
@@ -169,7 +177,7 @@ def test_the_best_epoch_is_one_that_is_as_small_as_asked(
   first = first_epochs(study)
   # Of five epochs pruning takes 0.6, and a half is without rounding; the
   # Teachers' are three.
-  assert [first[x] for x in ARMS[:4]] == [1, 3, 3, 3]
+  assert [first[x] for x in ARMS[:6]] == [1, 3, 3, 3, 3, 3]
   assert [first[x] for x in TEACHERS] == [2, 2, 2]
   assert first[trials.TEACHER] == 1
   table = trained._validation(
@@ -184,6 +192,13 @@ def test_the_best_epoch_is_one_that_is_as_small_as_asked(
       & (history["seed"] == seed)
     ]
     assert best == rows[rows["epoch"] >= first[arm]]["val_loss"].min()
+  # And it is the one whose state was kept.
+  for stage in study.stages:
+    for block in study.blocks:
+      folder = workdirs.checkpoints(study.workdir, stage.name, block.name)
+      kept = checkpoint.read(folder).states["trials"]["best_criterion"]
+      for arm, criterion in zip(stage.arms, kept, strict=True):
+        assert criterion == table[arm.name, block.fold, block.seed]
 
 
 def test_what_was_trained_is_what_is_loaded(study, smaller, students):
@@ -209,10 +224,25 @@ def test_what_was_trained_is_what_is_loaded(study, smaller, students):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [ARMS[0], ARMS[5], ARMS[6], ARMS[7]])
-def test_a_trial_beside_smaller_ones_equals_itself_alone(
-  name, study, teachers, students, tmp_path
-):
+def test_a_trial_beside_smaller_ones_equals_itself_alone():
+  # Jaxlib 0.10.2's older emitters, by which tests compile, get the gradient of
+  # encoder1 wrong where two lanes or more of several devices round inputs and
+  # kernels and branch: by 1e-2, for arms of 32 bits, too. Its own do not.
+  started.Process(
+    [sys.executable, "-m", "pytest", "-q", "-m", "slow", __file__, "-k", ALONE],
+    env={**os.environ, started.AS_SHIPPED: "1", "PYTEST_XDIST_WORKER": "alone"},
+  ).finish()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  started.AS_SHIPPED not in os.environ, reason="run by the test above it"
+)
+# Not in 4 bits: what a layer adds up are then few different numbers, of which
+# two that are equal but for rounding may be a window's largest, and either
+# takes the gradient.
+@pytest.mark.parametrize("name", [ARMS[0], ARMS[7], ARMS[9], ARMS[10]])
+def test_equals_itself_alone(name, study, teachers, students, tmp_path):
   place = ARMS.index(name)
   alone = dataclasses.replace(
     study, arms=(study.arms[place],), workdir=tmp_path
@@ -258,6 +288,30 @@ def test_epochs_are_whole_and_at_least_one(
   assert first({"sparsity": 0.5, "bits": 32.0}) == sparse
   assert first({"sparsity": 0.0, "bits": 8.0}) == few
   assert first({"sparsity": 0.5, "bits": 8.0}) == both
+
+
+@pytest.mark.parametrize("end", [0.1, 0.6, 1.0])
+@pytest.mark.parametrize("begin", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("numbers", [(0.0, 32), (0.9, 32), (0.0, 8), (0.9, 8)])
+def test_what_was_best_is_forgotten_until_it_can_be(study, numbers, begin, end):
+  config = study.changed(
+    {"pruning.end": end, "pruning.begin": 0.0, "quantisation.begin": begin}
+  ).config
+  numbers = dict(zip(("sparsity", "bits"), map(float, numbers), strict=True))
+  arm = dataclasses.replace(study.arms[0], numbers=numbers)
+  training = study.config.student_training
+  with jax.enable_x64(True):
+    made = compression.make(
+      config, [arm], study.make_model("student"), BLANK, training, 3
+    )
+  if made is None:
+    assert numbers == {"sparsity": 0.0, "bits": 32.0}
+    return
+  # Steps in which the best epoch of those before them is forgotten.
+  steps = [s for s in range(1, 16) if made.unfinished(numbers, s)]
+  last = max(steps, default=0)
+  # An epoch is judged after its three steps, so that of the last one stays.
+  assert max(math.ceil(last / 3), 1) == compression.first_epoch(config, numbers, 5)
 
 
 def test_a_searchs_best_draw_is_as_small_as_asked():

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from kdjax.errors import UserError
+from kdjax.models import quantised
 
 # Read by onnxruntime from 1.14 (early 2023) on.
 _OPSET, _IR = 17, 8
@@ -88,14 +89,15 @@ class _Graph:
   def add(self, equation, values):
     """Adds one equation; returns its results."""
     params, name = equation.params, equation.primitive.name
-    if not any(isinstance(x, str) for x in values):
+    inner = params.get("jaxpr", params.get("call_jaxpr"))
+    known = not any(isinstance(x, str) for x in values)
+    if known and inner is None:
       if name == "reshape":  # Of every bias; JAX would compile each.
         return [values[0].reshape(params["new_sizes"])]
       results = equation.primitive.bind(*values, **params)
       results = results if equation.primitive.multiple_results else [results]
       return [np.asarray(x) for x in results]
-    inner = params.get("jaxpr", params.get("call_jaxpr"))
-    if inner is not None and params.get("name") not in _OPERATIONS:
+    if inner is not None and (known or params.get("name") not in _OPERATIONS):
       return self.run(inner.jaxpr, inner.consts, values)
     operation = _OPERATIONS.get(name if inner is None else params["name"])
     if operation is None:
@@ -206,6 +208,21 @@ def _convolve(graph, equation, x, kernel):
   )
 
 
+def _round_inputs(graph, equation, x, low, high, bits):
+  """What `quantised.round_inputs` does; in 8 bits as runtimes know it."""
+  bits = int(bits)
+  if bits == quantised.NONE:
+    return x
+  scale, zero = map(np.float32, quantised.grid(low, high, np.float32(bits)))
+  if bits == 8:
+    codes = graph.node("QuantizeLinear", x, scale, np.uint8(zero))
+    return graph.node("DequantizeLinear", codes, scale, np.uint8(zero))
+  ends = -zero * scale, (np.float32(2**bits - 1) - zero) * scale
+  inside = graph.node("Clip", x, *ends)
+  rounded = graph.node("Round", graph.node("Div", inside, scale))
+  return graph.node("Mul", rounded, scale)
+
+
 def _resize(mode, **attributes):
   def add(graph, equation, x):
     scales = np.array([1, 1, 2, 2], np.float32)
@@ -238,6 +255,7 @@ _OPERATIONS = {
   "max_pool": _pool(2, 0),
   "overlapping_max_pool": _pool(3, 1),
   "upsample": _resize("linear", coordinate_transformation_mode="half_pixel"),
+  "round_inputs": _round_inputs,
   "repeat": _resize(
     "nearest",
     coordinate_transformation_mode="asymmetric",

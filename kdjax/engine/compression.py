@@ -28,11 +28,13 @@ class Compression:
     layers: paths of those that compute in few bits, in the order that they
       are called in; empty where none does.
     begin: steps before the first in few bits.
+    rounded: steps after which the first epoch in few bits ends.
   """
 
   pruning: pruning.Pruning | None
   layers: tuple[tuple[str, ...], ...]
   begin: int
+  rounded: int
 
   def thin(self, before, after, numbers, steps):
     """See `Pruning.thin`; what is pruned is a trial's own number."""
@@ -61,12 +63,15 @@ class Compression:
     return flax.traverse_util.unflatten_dict(stats)
 
   def unfinished(self, numbers, steps):
-    """Whether a trial is not yet, after `steps`, as small as it asks for."""
+    """Whether no epoch that ended before `steps` can be the best.
+
+    A trial's first that can is the one by whose end it is as small as it asks.
+    """
     early = jnp.bool_(False)
     if self.pruning:
       early |= (numbers["sparsity"] > 0) & (steps < self.pruning.end)
     if self.layers:
-      early |= (numbers["bits"] < quantised.NONE) & (steps <= self.begin)
+      early |= (numbers["bits"] < quantised.NONE) & (steps < self.rounded)
     return early
 
 
@@ -112,10 +117,12 @@ def make(config, arms, model, images, training, steps_per_epoch):
       round(config.pruning.begin * epochs * steps_per_epoch),
       first_epoch(config, alone, epochs) * steps_per_epoch,
     )
+  begin = _float_epochs(config.quantisation, epochs)
   return Compression(
     pruned,
     tuple(found) if rounded else (),
-    _float_epochs(config.quantisation, epochs) * steps_per_epoch,
+    begin * steps_per_epoch,
+    (begin + 1) * steps_per_epoch,
   )
 
 

@@ -129,6 +129,7 @@ def round_kernel(kernel, bits):
   return jnp.where(bits < NONE, _round(kernel / scale) * scale, kernel)
 
 
+@jax.jit  # `deploy.graph` finds it by name.
 def round_inputs(x, low, high, bits):
   """A layer's input rounded to `2 ** bits` values from `low` to `high`.
 
@@ -141,13 +142,18 @@ def round_inputs(x, low, high, bits):
     high: scalar.
     bits: scalar; x stays where it is `NONE`.
   """
-  low, high = jnp.minimum(low, 0), jnp.maximum(high, 0)
-  largest = jnp.asarray(2.0**bits - 1, x.dtype)
-  scale = (jnp.where(high > low, high - low, 1) / largest).astype(x.dtype)
-  zero = jnp.round(-low / scale)
+  scale, zero = grid(low, high, bits)
+  scale, largest = scale.astype(x.dtype), jnp.asarray(2.0**bits - 1, x.dtype)
   inside = jnp.clip(x, -zero * scale, (largest - zero) * scale)
   rounded = _round(inside / scale) * scale
   return jnp.where(bits < NONE, rounded, x).astype(x.dtype)
+
+
+def grid(low, high, bits):
+  """The step between rounded inputs, and which of them, from 0, is zero."""
+  low, high = jnp.minimum(low, 0), jnp.maximum(high, 0)
+  scale = jnp.where(high > low, high - low, 1) / (2.0**bits - 1)
+  return scale, jnp.round(-low / scale)
 
 
 @jax.custom_jvp
