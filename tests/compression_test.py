@@ -16,10 +16,14 @@ from kdjax import models
 from kdjax import readers
 from kdjax import recorded
 from kdjax import workdirs
+from kdjax.data import views
+from kdjax.deploy import export
+from kdjax.deploy import runtime
 from kdjax.deploy import trained
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
 from kdjax.engine import compression
+from kdjax.engine import inference
 from kdjax.engine import loop
 from kdjax.engine import rungs
 from kdjax.errors import UserError
@@ -39,7 +43,7 @@ TEACHERS = ["Teacher_sparse0.5", "Teacher_sparse0.9", "Teacher_8bit"]
 
 
 def prunable(model, images):
-  return compression.prunable(compression.layers(model, images))
+  return compression.prunable(quantised.layers(model, images))
 
 
 def test_first_last_and_depthwise_kernels_are_spared():
@@ -223,6 +227,50 @@ def test_what_was_trained_is_what_is_loaded(study, smaller, students):
       )
 
 
+@pytest.mark.parametrize(
+  ("name", "kinds"),
+  [
+    ("Student_4bit", {"Round", "QuantizeLinear"}),  # The ends are in 8 bits.
+    ("HReg_MSE_WAug_16bit", {"Round"}),
+    ("Teacher_8bit", {"QuantizeLinear"}),
+    ("Teacher_sparse0.9", set()),
+  ],
+)
+def test_onnx_says_what_was_trained(
+  study, smaller, students, name, kinds, tmp_path
+):
+  onnx = pytest.importorskip("onnx")
+  pytest.importorskip("onnxruntime")
+  del smaller, students
+  recorded.claim(study.config, study.workdir)
+  network = trained.load(study.workdir, name)
+  content = export.to_onnx(
+    network.inference(), network.shape, export.describe(network, "onnx")
+  )
+  (tmp_path / "network.onnx").write_bytes(content)
+  nodes = onnx.load(tmp_path / "network.onnx").graph.node
+  rounding = {"Round", "QuantizeLinear"}
+  assert {x.op_type for x in nodes} & rounding == kinds
+  images = study.dataset.images[:8]
+  found = runtime.Network(tmp_path / "network.onnx").margins(images)
+  inputs = views.normalise(
+    jnp.float32(images) / 255,
+    network.model.in_channels,
+    network.model.normalisation,
+  )
+  stats = network.variables["batch_stats"]
+  expected = inference.predict(
+    network.variables["params"], stats, inputs, model=network.model
+  )
+  off = np.abs(found - expected)
+  # Folding rounds otherwise, and so takes a number near a half to the other
+  # side: a step of 8 bits in many places, one of 4 in few.
+  step = 2e-2 if kinds else 1e-5
+  assert np.mean(off > step * np.std(expected)) < (0.1 if kinds else 1e-9)
+  agree = (found > 0) == (np.asarray(expected) > 0)
+  assert agree.mean() > 0.99
+
+
 @pytest.mark.slow
 def test_a_trial_beside_smaller_ones_equals_itself_alone():
   # Jaxlib 0.10.2's older emitters, by which tests compile, get the gradient of
@@ -311,7 +359,9 @@ def test_what_was_best_is_forgotten_until_it_can_be(study, numbers, begin, end):
   steps = [s for s in range(1, 16) if made.unfinished(numbers, s)]
   last = max(steps, default=0)
   # An epoch is judged after its three steps, so that of the last one stays.
-  assert max(math.ceil(last / 3), 1) == compression.first_epoch(config, numbers, 5)
+  assert max(math.ceil(last / 3), 1) == compression.first_epoch(
+    config, numbers, 5
+  )
 
 
 def test_a_searchs_best_draw_is_as_small_as_asked():

@@ -6,6 +6,7 @@ from kdjax import readers
 from kdjax import workdirs
 from kdjax.deploy import trained
 from kdjax.evaluate import intervals
+from kdjax.models.quantised import NONE
 
 
 def make(network, about, name, measured=None):
@@ -59,7 +60,7 @@ def make(network, about, name, measured=None):
     *_metrics(network),
   ]
   if measured:
-    lines += [f"- {quantised(measured)}"]
+    lines += [f"- {quantised(network, measured)}"]
   lines += [
     "",
     "## Limits",
@@ -94,15 +95,18 @@ def _out(regions):
   ]
 
 
-def quantised(measured):
+def quantised(network, measured):
   """What quantisation cost, in a sentence."""
+  few = network.bits < NONE
+  trained_in = f"as trained, in {network.bits} bits" if few else "in float32"
+  ranges = "with the ranges of its training, else " if few else ""
   points = lambda x: f"{100 * x[0]:.2f} [{100 * x[1]:.2f}, {100 * x[2]:.2f}]"
   return (
-    f"In 8 bits, on the {measured['cases']} test cases of its fold that hold a "
-    f"lesion: Dice {points(measured['int8'])} percent against "
-    f"{points(measured['float'])} in float32, a difference of "
+    f"In 8 bits by onnxruntime, on the {measured['cases']} test cases of its "
+    f"fold that hold a lesion: Dice {points(measured['int8'])} percent against "
+    f"{points(measured['float'])} {trained_in}, a difference of "
     f"{points(measured['difference'])} "
-    "points (95 % intervals); calibrated on training cases."
+    f"points (95 % intervals); {ranges}calibrated on training cases."
   )
 
 

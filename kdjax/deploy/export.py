@@ -34,7 +34,8 @@ def write(
     arm: a row of the table, or "best" of the students on validation.
     fold: 0-based, or None for the best on validation.
     seed: one of the config's, or None for the best on validation.
-    quantise: also write FILE.int8.onnx, and measure both on the test cases.
+    quantise: also write FILE.int8.onnx, and measure both on the test cases; of
+      an arm in 8 bits with the ranges that it was trained with.
 
   Returns:
     What to print: which network it is, and what was written.
@@ -50,6 +51,11 @@ def write(
   if kind == "onnx":
     need("onnx")
   network = trained.load(workdir, arm, fold, seed)
+  if quantise and network.bits < 8:
+    raise UserError(
+      f"--quantise makes a file in 8 bits, and {network.arm} computes in "
+      f"{network.bits}: leave it out."
+    )
   about = describe(network, kind)
   if kind == "onnx":
     content = to_onnx(network.inference(), network.shape, about)
@@ -60,7 +66,9 @@ def write(
   if quantise:
     from kdjax.deploy import quantisation
 
-    small, measured = quantisation.make(network, content)
+    function, ranges = network.bare()
+    whole = to_onnx(function, network.shape, about) if ranges else content
+    small, measured = quantisation.make(network, content, whole, ranges)
     written[out.with_suffix(f".int8{out.suffix}")] = small
   written[out.with_suffix(".json")] = (
     json.dumps(about, indent=2) + "\n"
@@ -77,7 +85,7 @@ def write(
     f"{path}: {len(content):,} bytes" for path, content in written.items()
   ]
   if measured:
-    lines.append(card.quantised(measured))
+    lines.append(card.quantised(network, measured))
   return "\n".join(lines)
 
 

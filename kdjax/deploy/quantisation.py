@@ -20,7 +20,7 @@ _CALIBRATION = 128  # Cases at most: more do not move the ranges.
 _BATCH = 16
 
 
-def make(network, content):
+def make(network, content, whole, ranges=()):
   """Quantises an ONNX file of `network`, and tests both on its test cases.
 
   Weights per channel, activations per tensor, their ranges from training
@@ -29,6 +29,9 @@ def make(network, content):
   Args:
     network: `trained.Trained`.
     content: the ONNX file's bytes.
+    whole: those of the file to quantise, in which nothing is rounded but
+      weights.
+    ranges: see `quantise`.
 
   Returns:
     `(bytes, measured)`: the quantised file; Dice by "float" and "int8", each
@@ -39,7 +42,8 @@ def make(network, content):
     UserError: the data set is not the one that the network was trained on.
   """
   dataset, fold = _data(network)
-  small = quantise(content, dataset.images[fold.train[:_CALIBRATION]])
+  calibration = dataset.images[fold.train[:_CALIBRATION]]
+  small = quantise(whole, calibration, ranges)
   groups = [dataset.groups[case] for case in fold.test]
   dice = {
     "float": _dice(content, dataset, fold.test),
@@ -53,8 +57,15 @@ def make(network, content):
   }
 
 
-def quantise(content, calibration):
-  """An ONNX file's bytes in 8 bits, its ranges from uint8 `[N, ...]`."""
+def quantise(content, calibration, ranges=()):
+  """An ONNX file's bytes in 8 bits.
+
+  Args:
+    content: the file's bytes.
+    calibration: uint8 `[N, ...]`, of which ranges are taken.
+    ranges: what they were in training, `(low, high)` of the inputs of each
+      convolution in the order of the file; or empty.
+  """
   from onnxruntime import quantization
   from onnxruntime.quantization import shape_inference
 
@@ -74,6 +85,14 @@ def quantise(content, calibration):
       shape_inference.quant_pre_process(
         folder / "float.onnx", folder / "joined.onnx", skip_symbolic_shape=True
       )
+      joined = onnx.load(folder / "joined.onnx").graph.node
+      called = [x.input[0] for x in joined if x.op_type == "Conv"]
+      trained = {
+        name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+        # A dense layer has a range, and is no convolution.
+        for name, (low, high) in zip(called, ranges, strict=False)
+        if len(called) == len(ranges)
+      }
       quantization.quantize_static(
         folder / "joined.onnx",
         folder / "int8.onnx",
@@ -81,6 +100,7 @@ def quantise(content, calibration):
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
+        extra_options={"TensorQuantOverrides": trained} if trained else {},
       )
     small = onnx.load(folder / "int8.onnx")
   del small.metadata_props[:]

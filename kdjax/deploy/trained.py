@@ -89,12 +89,30 @@ class Trained:
       (self.workdir / workdirs.CONFIG).read_bytes()
     ).hexdigest()
 
+  @property
+  def bits(self):
+    """That it computes in, `quantised.NONE` if in float32."""
+    stats = self.variables.get("batch_stats", {})
+    found = quantised.layer_bits(stats).values()
+    return int(min(found, default=quantised.NONE))
+
   def inference(self):
     """From uint8 `[B, *shape]` to margins `[B, *self.margins]`, to run alone.
 
-    Scaling and normalisation are inside, BatchNorm is in the convolutions.
+    Scaling and normalisation are inside, BatchNorm is in the convolutions. Of a
+    network in few bits weights and layers' inputs are rounded to them.
     """
     return make_inference(self.model, self.variables)
+
+  def bare(self):
+    """The same, of a network in few bits without rounding inputs.
+
+    Returns:
+      `(function, ranges)`: `ranges` are those of layers' inputs, see
+      `quantised.bare`.
+    """
+    model, variables, ranges = quantised.bare(self.model, self.variables)
+    return make_inference(model, variables), ranges
 
 
 def shape(config):

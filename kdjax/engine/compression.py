@@ -8,9 +8,7 @@ neither trains as it would alone.
 import dataclasses
 import math
 
-from flax import linen as nn
 import flax.traverse_util
-import jax
 import jax.numpy as jnp
 
 from kdjax.engine import pruning
@@ -107,7 +105,7 @@ def make(config, arms, model, images, training, steps_per_epoch):
   rounded = uses_bits(arms)
   if not sparse and not rounded:
     return None
-  found, epochs = layers(model, images), training.max_epochs
+  found, epochs = quantised.layers(model, images), training.max_epochs
   pruned = None
   if sparse:
     alone = sparse[0] | {"bits": quantised.NONE}
@@ -131,31 +129,8 @@ def uses_bits(arms):
   return any(arm.numbers["bits"] < quantised.NONE for arm in arms)
 
 
-def layers(model, images):
-  """A network's convolutions and dense layers, as they are called.
-
-  Args:
-    model: linen module.
-    images: `[B, H, W, C]`, only lends its shape.
-
-  Returns:
-    A dict from path to number of groups.
-  """
-  called = {}
-
-  def note(call, args, kwargs, context):
-    layer = context.module
-    if isinstance(layer, quantised.LAYERS):
-      called[layer.path] = getattr(layer, "feature_group_count", 1)
-    return call(*args, **kwargs)
-
-  with nn.intercept_methods(note):
-    jax.eval_shape(model.init, jax.random.key(0), images)
-  return called
-
-
 def prunable(found):
-  """Paths of the `layers` that are pruned.
+  """Paths of `quantised.layers` that are pruned.
 
   All but the first and the last, which have few weights and much to lose, and
   depthwise ones, which have fewer.

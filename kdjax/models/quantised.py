@@ -12,6 +12,7 @@ folded.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -23,7 +24,8 @@ NONE = 32  # Bits of what is not rounded.
 LAYERS = (nn.Conv, nn.ConvTranspose, nn.Dense)
 
 # A layer's, among the batch statistics: the range of its inputs, and its bits.
-STATE = {"low": 0.0, "high": 0.0, "bits": float(NONE)}
+ENDS = ("low", "high")
+STATE = {**dict.fromkeys(ENDS, 0.0), "bits": float(NONE)}
 _STATISTICS = "batch_stats"
 _MOMENTUM = 0.9  # Of ranges, as of a BatchNorm's statistics.
 
@@ -79,7 +81,7 @@ class Quantised:
     if layer.is_mutable_collection(_STATISTICS):
       axis = getattr(self.module, "norm_axis", None)
       now = _range(x, axis, low.dtype)
-      for name, old, new in zip(STATE, (low, high), now, strict=False):
+      for name, old, new in zip(ENDS, (low, high), now, strict=True):
         kept = _MOMENTUM * old + (1 - _MOMENTUM) * new
         layer.put_variable(_STATISTICS, name, kept)
       low, high = now
@@ -99,6 +101,54 @@ def layer_bits(batch_stats):
   """The bits of each layer by its path; {} of a network without any."""
   flat = flax.traverse_util.flatten_dict(batch_stats)
   return {path[:-1]: x for path, x in flat.items() if path[-1] == "bits"}
+
+
+def bare(model, variables):
+  """A network with its kernels rounded, whose inputs are not, and its ranges.
+
+  Returns:
+    `(module, variables, ranges)`: the ranges are `(low, high)` of the inputs of
+    each layer in few bits, in the order that they are called in, and empty for
+    a network that is not `Quantised`.
+  """
+  if not isinstance(model, Quantised):
+    return model, variables, ()
+  stats = variables["batch_stats"]
+  params = round_kernels(variables["params"], stats)
+  ranges = {
+    path: tuple(functools.reduce(dict.get, path, stats)[x] for x in ENDS)
+    for path in layer_bits(stats)
+  }
+  blank = jnp.zeros((1, model.stride, model.stride, model.in_channels))
+  called = layers(model.module, blank)
+  return (
+    model.module,
+    {"params": params, "batch_stats": strip(stats)},
+    tuple(ranges[path] for path in called),
+  )
+
+
+def layers(model, images):
+  """A network's convolutions and dense layers, as they are called.
+
+  Args:
+    model: linen module.
+    images: `[B, H, W, C]`, only lends its shape.
+
+  Returns:
+    A dict from path to number of groups.
+  """
+  called = {}
+
+  def note(call, args, kwargs, context):
+    layer = context.module
+    if isinstance(layer, LAYERS):
+      called[layer.path] = getattr(layer, "feature_group_count", 1)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    jax.eval_shape(model.init, jax.random.key(0), images)
+  return called
 
 
 def strip(batch_stats):
