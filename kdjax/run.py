@@ -72,7 +72,7 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
       processes.await_others(study, share)
       trained = course.train(study)  # Reads what all have trained.
     test_cases.write(study, trained)
-    efficiency.write(study, latency.measure)
+    efficiency.write(study, trained, latency.measure)
     return report(workdir)
 
 

@@ -54,6 +54,9 @@ COSTS = (
   "onnx_images_per_second_one_core",
   "onnx_images_per_second",
   "onnx_peak_bytes",
+  "nonzero_parameters",
+  "sparse_multiply_adds",
+  "stored_bytes",
 )
 # The files that are tables, by column.
 COLUMNS = {

@@ -365,7 +365,7 @@ sys.exit(cli.main(["predict", "--model={exported}", "--out={tmp_path / "out"}",
 
 
 def test_latency_is_measured_where_onnxruntime_is(study, monkeypatch):
-  found = latency.measure(study, "student")
+  found = latency.measure(study, "student", {})
   assert set(found) <= set(workdirs.COSTS) and len(found) == 5
   assert all(value > 0 for value in found.values())
   # Python, numpy and onnxruntime take 60 MB before any network is opened.
@@ -375,4 +375,4 @@ def test_latency_is_measured_where_onnxruntime_is(study, monkeypatch):
     raise UserError("onnxruntime is not installed")
 
   monkeypatch.setattr(runtime, "load", missing)
-  assert latency.measure(study, "student") == {}
+  assert latency.measure(study, "student", {}) == {}

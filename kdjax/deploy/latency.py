@@ -22,10 +22,17 @@ BATCH = 8
 _SECONDS = 0.2  # For each measurement.
 
 
-def measure(study, role):
+def measure(study, role, numbers):
   """Costs of "teacher" or "student" on CPU, on one core and on all.
 
-  Their weights are zeros, which take as long as any.
+  Of weights that are drawn, which take as long as any. A sparse network runs as
+  a dense one whose weights are zero, one in 8 bits as `quantisation` makes it;
+  in other bits onnxruntime runs none.
+
+  Args:
+    study: `Study`.
+    role: whose network.
+    numbers: of the axes that compress, those that do.
 
   Returns:
     `onnx_ms_one_core`, `onnx_ms`: the median of one image alone;
@@ -36,6 +43,8 @@ def measure(study, role):
   """
   from kdjax.deploy import export
 
+  if numbers.get("bits", 8) != 8:
+    return {}
   try:
     export.need("onnx")
     runtime.load()
@@ -44,7 +53,7 @@ def measure(study, role):
   try:
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(folder) / "network.onnx"
-      path.write_bytes(_content(study, role))
+      path.write_bytes(_content(study, role, **numbers))
       one, every = (_ask(path, threads) for threads in (1, 0))
   except (UserError, subprocess.SubprocessError) as error:
     # A run that has trained for days does not fail here.
@@ -59,7 +68,7 @@ def measure(study, role):
   }
 
 
-def _content(study, role):
+def _content(study, role, sparsity=0.0, bits=None):
   """The network as an ONNX file."""
   import jax
 
@@ -67,8 +76,11 @@ def _content(study, role):
   from kdjax.deploy import trained
 
   model = trained.make_model(study.config, role)
+  draw = np.random.default_rng(0)
   variables = jax.tree.map(
-    lambda x: np.zeros(x.shape, x.dtype),
+    lambda x: np.where(
+      draw.random(x.shape) < sparsity, 0, draw.uniform(0.1, 0.2, x.shape)
+    ).astype(x.dtype),
     jax.eval_shape(model.init, jax.random.key(0), study.blank(role)),
   )
   shape = trained.shape(study.config)
@@ -77,7 +89,13 @@ def _content(study, role):
     "classes": ["background", *study.dataset.regions],
   }
   function = trained.make_inference(model, variables)
-  return export.to_onnx(function, shape, about)
+  content = export.to_onnx(function, shape, about)
+  if bits:
+    from kdjax.deploy import quantisation
+
+    noise = draw.integers(0, 256, (4, *shape), np.uint8)
+    content = quantisation.quantise(content, noise)
+  return content
 
 
 def _ask(path, threads):

@@ -135,7 +135,7 @@ def prunable(found):
   All but the first and the last, which have few weights and much to lose, and
   depthwise ones, which have fewer.
   """
-  return tuple(path for path, groups in [*found.items()][1:-1] if groups == 1)
+  return tuple(path for path, x in [*found.items()][1:-1] if x.groups == 1)
 
 
 def _float_epochs(settings, max_epochs):

@@ -4,6 +4,7 @@ A report reads it and so needs to compile nothing. No run repeats these times,
 so no other table of numbers holds them.
 """
 
+import functools
 import math
 import statistics
 import time
@@ -14,13 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import workdirs
+from kdjax.distill import axes
 from kdjax.engine import course
 from kdjax.engine import loop
 from kdjax.engine import networks
+from kdjax.evaluate import storage
+from kdjax.models import quantised
 
 
-def write(study, deployed=lambda study, role: {}):
-  """Measures both networks and writes a row for every model of the table.
+def write(study, trained, deployed=lambda study, role, numbers: {}):
+  """Measures the networks and writes a row for every model of the table.
 
   What is there is kept: a second `train` in a finished workdir measures
   nothing. `device_seconds` is the mean over a model's trials of
@@ -29,8 +33,9 @@ def write(study, deployed=lambda study, role: {}):
 
   Args:
     study: `Study`.
-    deployed: from the study and "teacher" or "student" to the columns `onnx_*`
-      or nothing, see `deploy.latency`.
+    trained: by stage the best states by block, as `course.train` returns them.
+    deployed: from the study, "teacher" or "student" and an arm's numbers to the
+      columns `onnx_*` or nothing, see `deploy.latency`.
   """
   if workdirs.has(study.workdir, workdirs.EFFICIENCY):
     return
@@ -38,19 +43,26 @@ def write(study, deployed=lambda study, role: {}):
     # Whoever only answered, here costs nothing.
     role: {}
     if networks.is_answers(study.make_model(role))
-    else measure(study, role) | deployed(study, role)
+    else measure(study, role)
     for role in ("teacher", "student")
   }
+  compressed = any(map(_size, (x for y in study.stages for x in y.arms)))
+  deploy = functools.cache(
+    lambda role, size: deployed(study, role, dict(size)) if costs[role] else {}
+  )
   searched = course.search_seconds(study)
   rows = [
     {
       "model": model,
       **costs[stage.role],
+      **deploy(stage.role, _size(arm)),
+      **(_of_weights(study, stage, arm, trained, costs) if compressed else {}),
       "device_seconds": _known(seconds),
       "search_seconds": _known(searched.get(model, math.nan)),
     }
     for stage in study.stages
-    for model, seconds in _training(study, stage).items()
+    for arm in stage.arms
+    for model, seconds in [(arm.name, _training(study, stage)[arm.name])]
   ]
   workdirs.write_table(study.workdir, workdirs.EFFICIENCY, rows)
 
@@ -64,6 +76,38 @@ def _training(study, stage):
       seconds.get((arm.name, block), math.nan) for block in study.blocks
     )
     for arm in stage.arms
+  }
+
+
+def _size(arm):
+  """An arm's numbers that make it smaller, but for those that do not."""
+  return tuple(
+    (axis.name, arm.numbers[axis.name])
+    for axis in axes.compressing()
+    if arm.numbers[axis.name] != axis.unread
+  )
+
+
+def _of_weights(study, stage, arm, trained, costs):
+  """What an arm's trained weights cost, the mean over its trials."""
+  if not costs[stage.role]:
+    return {}
+  place, plain = stage.arms.index(arm), study.make_model(stage.role)
+  few = arm.numbers["bits"] < quantised.NONE
+  model = quantised.Quantised(plain) if few else plain
+  found = []
+  for best in trained[stage.name].values():
+    own = jax.tree.map(lambda x: np.asarray(x[place], np.float32), best)
+    if not few:  # It may have been trained beside some in few bits.
+      own = {**own, "batch_stats": quantised.strip(own["batch_stats"])}
+    zeros = storage.skipped(plain, own, study.blank(stage.role))
+    found.append((storage.nonzero(own), storage.stored(model, own), zeros))
+  kept, size, zeros = (round(x) for x in np.mean(found, axis=0))
+  adds = costs[stage.role]["multiply_adds"]
+  return {
+    "nonzero_parameters": kept,
+    "stored_bytes": size,
+    "sparse_multiply_adds": adds - zeros if adds else "",
   }
 
 

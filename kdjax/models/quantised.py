@@ -13,7 +13,9 @@ folded.
 
 import dataclasses
 import functools
+import math
 from typing import Any
+from typing import NamedTuple
 
 from flax import linen as nn
 import flax.traverse_util
@@ -28,6 +30,18 @@ ENDS = ("low", "high")
 STATE = {**dict.fromkeys(ENDS, 0.0), "bits": float(NONE)}
 _STATISTICS = "batch_stats"
 _MOMENTUM = 0.9  # Of ranges, as of a BatchNorm's statistics.
+
+
+class Layer(NamedTuple):
+  """A convolution or dense layer.
+
+  Attributes:
+    groups: of its channels.
+    positions: of an image, at each of which it uses every weight once.
+  """
+
+  groups: int
+  positions: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,15 +150,19 @@ def layers(model, images):
     images: `[B, H, W, C]`, only lends its shape.
 
   Returns:
-    A dict from path to number of groups.
+    A dict from path to `Layer`.
   """
   called = {}
 
   def note(call, args, kwargs, context):
-    layer = context.module
-    if isinstance(layer, LAYERS):
-      called[layer.path] = getattr(layer, "feature_group_count", 1)
-    return call(*args, **kwargs)
+    layer, out = context.module, call(*args, **kwargs)
+    if isinstance(layer, LAYERS) and context.method_name == "__call__":
+      # A transposed one uses its kernel at what goes in.
+      at = args[0] if isinstance(layer, nn.ConvTranspose) else out
+      called[layer.path] = Layer(
+        getattr(layer, "feature_group_count", 1), math.prod(at.shape[1:-1])
+      )
+    return out
 
   with nn.intercept_methods(note):
     jax.eval_shape(model.init, jax.random.key(0), images)
