@@ -206,13 +206,9 @@ def load(workdir, arm="best", fold=None, seed=None):
 
 def _stages(config):
   """The arms of each stage that leaves networks, by its name."""
-  training = config.get("teacher_training", {})
   return {
-    "teacher": (trials.make_teacher(training),),
-    # An older kdjax compressed none.
-    "compressed": trials.make_compressed(
-      training, config.get("teacher_compression", {})
-    ),
+    "teacher": (trials.make_teacher(config.teacher_training),),
+    "compressed": trials.make_compressed(config),
     "student": trials.make_arms(config.grid),
   }
 

@@ -177,32 +177,34 @@ def make_teacher(training):
   return _untaught(TEACHER, training)
 
 
-def make_compressed(training, compression):
+def make_compressed(config):
   """Teachers that train on while they are made smaller, each in one way.
 
   Args:
-    training: a config's `teacher_training`.
-    compression: a config's `teacher_compression`: values of the axes that
-      compress, and what else is other than in `training`.
+    config: for its `teacher_training`, and for its `teacher_compression`:
+      values of the axes that compress, and what else is other than there; an
+      older kdjax had none.
 
   Raises:
     UserError: a value that its axis does not take.
   """
-  arms = {}
+  arms, compression = {}, config.get("teacher_compression", {})
   for axis in axes.compressing():
     for value in compression.get(axis.name, ()):
       if objection := axis.objection(value):
         raise UserError(f"teacher_compression.{axis.name}{objection}.")
       if value != axis.unread:
-        point = {**training, **compression, **_whole(), axis.name: value}
+        point = {**config.teacher_training, **compression}
+        point |= {x.name: x.unread for x in axes.compressing()}
+        point[axis.name] = value
         arm = _untaught(TEACHER + axis.suffix(value), point)
         arms[arm.name] = dataclasses.replace(arm, reference=TEACHER)
   return tuple(arms.values())
 
 
-def _whole():
-  """The numbers of an arm that is not compressed."""
-  return {axis.name: axis.unread for axis in axes.compressing()}
+def _unread():
+  """The numbers of an arm that reads none."""
+  return {axis.name: axis.unread for axis in axes.numbers()}
 
 
 def controls(arms):
@@ -225,7 +227,8 @@ def _untaught(name, point):
     None,
     axes.VIEWS[0],
     axes.SOURCES[0],
-    _numbers(_whole() | dict(point), None, None),
+    # A record of an older kdjax may lack some.
+    _numbers(_unread() | dict(point), None, None),
     tuned=_is_tuned(point),
   )
 

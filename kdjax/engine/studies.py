@@ -120,11 +120,7 @@ class Study:
   @property
   def compressed_teachers(self):
     """Teachers that are made smaller, as arms."""
-    config = self.config
-    # An older kdjax compressed none.
-    return trials.make_compressed(
-      config.teacher_training, config.get("teacher_compression", {})
-    )
+    return trials.make_compressed(self.config)
 
   @property
   def compressed_stage(self):

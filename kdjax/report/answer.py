@@ -4,6 +4,7 @@ import pandas as pd
 
 from kdjax.distill import axes
 from kdjax.evaluate import statistics
+from kdjax.report import compression
 from kdjax.report import paired
 from kdjax.report import verdicts
 from kdjax.report import words
@@ -13,7 +14,8 @@ def make(results):
   """Whether distillation helps, which axis matters, and how far is Teacher.
 
   And what tuning brings, where it was searched; whether it is the teacher's
-  knowledge that helps, where controls were run.
+  knowledge that helps, where controls were run; what is best at equal bytes,
+  where Teachers were made smaller.
 
   Args:
     results: `results.Results`.
@@ -21,7 +23,8 @@ def make(results):
   found = [_lift(results)]
   found += [_tuning(results)] if results.tuned else []
   found += [_axes(results), _teacher(results)]
-  return found + ([_controls(results)] if results.control_rows() else [])
+  found += [_controls(results)] if results.control_rows() else []
+  return found + [x for x in [compression.answer(results)] if x]
 
 
 def _lift(results):
@@ -106,7 +109,9 @@ def _axes(results):
 
 def _axis(factor, found, alike, margin):
   """What is known of one axis; `alike` is the p that all levels are equal."""
-  name = {"view": "teacher's view"}.get(factor, factor.replace("_", " "))
+  name = {"view": "teacher's view", "bits": "number of bits"}.get(
+    factor, factor.replace("_", " ")
+  )
   sure = [x for x in found if verdicts.shown(x)]
   equal = alike < 0.05 and all(verdicts.equal(x, margin) for x in found)
   if sure:

@@ -17,6 +17,13 @@ _DEPLOYED = {
   "memory": "onnx_peak_bytes",
 }
 
+# Of trained weights, where some networks are made smaller: column and unit.
+_WEIGHED = {
+  "non-zero parameters": ("nonzero_parameters", ""),
+  "multiply-adds without zeros": ("sparse_multiply_adds", ""),
+  "stored": ("stored_bytes", "B"),
+}
+
 
 def main(results, table):
   """Header and rows of words, the same for every layout."""
@@ -79,6 +86,8 @@ def efficiency(results):
   header += ["training, device-seconds"]
   searched = frame["search_seconds"].notna().any()
   header += ["search, device-seconds a fold"] if searched else []
+  weighed = {} if frame["stored_bytes"].isna().all() else _WEIGHED
+  header += list(weighed)
   deployed = {} if frame["onnx_ms"].isna().all() else _DEPLOYED
   header += list(deployed)
   rows = {
@@ -92,6 +101,10 @@ def efficiency(results):
         [_known(f"{row.search_seconds:,.0f}", row.search_seconds)]
         if searched
         else []
+      ),
+      *(
+        _known(words.si(getattr(row, x), unit), getattr(row, x))
+        for x, unit in weighed.values()
       ),
       *(_known(*_deployed(x, getattr(row, x))) for x in deployed.values()),
     ]

@@ -7,12 +7,12 @@ claims; see `verdicts` for what else both ask for. All the rest is not decidable
 here, and so is everything where one fold was run.
 """
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 
 from kdjax.evaluate import statistics
+from kdjax.report import claim
+from kdjax.report import compression
 from kdjax.report import factors
 from kdjax.report import paired
 from kdjax.report import published
@@ -20,60 +20,20 @@ from kdjax.report import verdicts
 from kdjax.report import words
 
 COLUMNS = ("claim", "verdict", "p", "holm_p", "sentence")
-ALPHA = 0.05
 # Of Teacher's parameters over the student's; half of what the paper had.
 SMALLER = 50
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pair:
-  """Two things that a claim compares.
-
-  Attributes:
-    name: in a sentence.
-    sides: of `paired`.
-    row: of `paired.Paired.compare`.
-    claimed: published difference, in Dice.
-  """
-
-  name: str
-  sides: tuple
-  row: dict
-  claimed: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Claim:
-  """What the paper says, and what of it is there to be tested.
-
-  Attributes:
-    text: the claim.
-    pairs: of `Pair`, none where the run cannot test it.
-    p: of the test that all pairs are as claimed; NaN if there is none.
-    alike: whether it claims equality, else that the first is better.
-    published: the paper's numbers, in words.
-    lacks: what the run has not, in words.
-    remark: what else the sentence has to say.
-  """
-
-  text: str
-  pairs: tuple
-  p: float
-  alike: bool
-  published: str
-  lacks: str = ""
-  remark: str = ""
 
 
 def make(results):
   """The published claims, a frame of `COLUMNS`; p are empty where untested."""
   found = [x(results) for x in (_lifts, _pathways, _loss, _view, _teacher)]
   found.append(_survivors(results))
+  found += compression.claims(results)
   corrected = statistics.holm([x.p for x in found])
   tested = max(1, int(np.sum(~np.isnan(corrected))))
   table = [
-    (claim.text, *_decide(results, claim, p, tested))
-    for claim, p in zip(found, corrected, strict=True)
+    (x.text, *claim.decide(results, x, p, tested))
+    for x, p in zip(found, corrected, strict=True)
   ]
   table.append(
     (
@@ -100,7 +60,7 @@ def survivors():
   """Arms whose published p against Student survives Holm's correction."""
   arms = published.arms()
   corrected = statistics.holm([row.p_student for row in arms.values()])
-  kept = [x for x, p in zip(arms, corrected, strict=True) if p < ALPHA]
+  kept = [x for x, p in zip(arms, corrected, strict=True) if p < claim.ALPHA]
   return sorted(kept, key=lambda x: arms[x].p_student)
 
 
@@ -118,8 +78,8 @@ def _lifts(results):
   if row is not None:
     name = f"The mean of {words.many(len(results.taught), 'arm')}"
     sides = _lift_sides(results.scores, results.taught)
-    pairs = (Pair(f"{name} against Student", sides, row, np.mean(gains)),)
-  return Claim(
+    pairs = (claim.Pair(f"{name} against Student", sides, row, np.mean(gains)),)
+  return claim.Claim(
     "Distillation lifts the student.",
     pairs,
     row["p"] if pairs else float("nan"),
@@ -148,7 +108,7 @@ def _loss(results):
   means = published.mean("KLD"), published.mean("MSE")
   claimed = (means[0] - means[1]) / 100
   pair = _contrast(results, "loss", "KLD", "MSE", claimed)
-  return Claim(
+  return claim.Claim(
     "KLD is better than MSE.",
     (pair,) if pair else (),
     pair.row["p"] if pair else float("nan"),
@@ -172,7 +132,7 @@ def _view(results):
 
 
 def _teacher(results):
-  pair = _of_models(results, "L_KLD_WAug", "Teacher")
+  pair = claim.of_models(results, "L_KLD_WAug", "Teacher")
   counts = results.efficiency["parameters"]
   remark, lacks = "", "L_KLD_WAug and Teacher"
   if pair and {"Teacher", "L_KLD_WAug"} <= set(counts.dropna().index):
@@ -194,14 +154,14 @@ def _teacher(results):
 def _survivors(results):
   named = survivors()
   pairs = [
-    _of_models(results, x, results.references.get(x), published.gain(x))
+    claim.of_models(results, x, results.references.get(x), published.gain(x))
     for x in named
   ]
-  raw = [x for x in results.arm_rows() if x["wilcoxon_p"] < ALPHA]
+  raw = [x for x in results.arm_rows() if x["wilcoxon_p"] < claim.ALPHA]
   ahead = sum(x["difference"] > 0 for x in raw)
   kept = results.winners()
   whole = all(pairs)
-  return Claim(
+  return claim.Claim(
     f"After Holm's correction {words.listed(named)} stay better than Student.",
     tuple(pairs) if whole else (),
     max(x.row["p"] for x in pairs) if whole else float("nan"),
@@ -218,7 +178,7 @@ def _alike(text, pairs, numbers, lacks, remark=""):
   """A claim of equality; untested where one of its pairs is None."""
   whole = all(pairs)
   p = [x.row["equivalent_p"] for x in pairs] if whole else [float("nan")]
-  return Claim(
+  return claim.Claim(
     text,
     tuple(pairs) if whole else (),
     float(np.max(p)),  # All have to be equal; NaN if one cannot be tested.
@@ -239,56 +199,4 @@ def _contrast(results, factor, first, second, claimed=0.0):
   if sides is None:
     return None
   (row,) = results.paired.compare([sides])
-  return Pair(f"{first} against {second}", sides, row, claimed)
-
-
-def _of_models(results, model, reference, claimed=0.0):
-  """The `Pair` of two models, or None."""
-  row = results.comparison(model, reference)
-  if row is None:
-    return None
-  sides = {model: 1.0}, {reference: 1.0}
-  return Pair(f"{model} against {reference}", sides, row, claimed)
-
-
-def _decide(results, claim, p, tested):
-  """Verdict, p, corrected p and sentence of a claim."""
-  if not claim.pairs:
-    lacks = f"This run lacks {claim.lacks}. Published: {claim.published}."
-    return verdicts.UNDECIDED, claim.p, p, lacks
-  level = 1 - ALPHA / (tested * len(claim.pairs))
-  wide = [results.paired.interval(x.sides, x.row, level) for x in claim.pairs]
-  found = [x.row for x in claim.pairs]
-  if results.paired.scope != paired.METHODS:
-    verdict = verdicts.UNDECIDED
-  elif claim.alike:
-    verdict = verdicts.comparable(found, p, wide, results.margin)
-  else:
-    claimed = [x.claimed for x in claim.pairs]
-    verdict = verdicts.better(found, p, wide, claimed)
-  parts = [
-    f"{x.name} {words.difference(x.row)}{words.folds(x.row)}"
-    + _remark(claim, x, interval, results.margin)
-    for x, interval in zip(claim.pairs, wide, strict=True)
-  ]
-  text = "; ".join(parts)
-  test = "equivalence" if claim.alike else "difference"
-  within = f" within {100 * results.margin:g} points" if claim.alike else ""
-  sentence = (
-    f"{text[0].upper()}{text[1:]}. Test of {test}{within}, Holm-corrected over "
-    f"{words.many(tested, 'claim')}: p {words.compared(p)}."
-  )
-  if results.paired.scope != paired.METHODS:
-    sentence += f" These numbers speak of {results.paired.scope}."
-  sentence += f" {claim.remark}." if claim.remark else ""
-  return verdict, claim.p, p, f"{sentence} Published: {claim.published}."
-
-
-def _remark(claim, pair, wide, margin):
-  """What the numbers of a pair leave out, if anything."""
-  if claim.alike:
-    far = verdicts.apart(pair.row, wide, margin)
-    return f", further apart than {100 * margin:g} points" if far else ""
-  short = verdicts.falls_short(pair.row, wide, pair.claimed)
-  less = f", less than the published {words.points(pair.claimed)}"
-  return less if short else ""
+  return claim.Pair(f"{first} against {second}", sides, row, claimed)

@@ -17,20 +17,25 @@ KEPT = tuple(
 )
 
 
-def make(table, pairs, controls=()):
+def make(table, pairs, controls=(), compressed=()):
   """All comparisons in Dice, a frame of `COLUMNS`, a row per pair.
 
   Args:
     table: `paired.Paired`.
     pairs: `(model, reference)`. Families of Holm's correction are the arms
       against their Students, the Students against Teacher (is there something
-      to teach?), the arms against it, the controls against Students, and the
-      arms against their controls. All rows of one reference share its luck.
+      to teach?), the arms against it, smaller Teachers against it, the controls
+      against Students, and the arms against their controls. All rows of one
+      reference share its luck.
     controls: models that are controls.
+    compressed: models that are Teachers made smaller.
   """
   pairs = [pair for pair in pairs if set(pair) <= set(table.units)]
   students = {to for _, to in pairs} - {"Teacher", *controls}
-  kind = lambda x: (x == "Teacher", x in students, x in controls)
+  kind = lambda x: (
+    *(x == "Teacher", x in students, x in controls),
+    x in compressed,
+  )
   family = lambda pair: (kind(pair[0]), kind(pair[1]))
   families = [family(x) for x in pairs]
   # An arm and its control share nothing that another such pair does.
@@ -52,7 +57,7 @@ def make(table, pairs, controls=()):
   return frame.astype({"holm_p": float})
 
 
-def pairs(models, references, controls=None):
+def pairs(models, references, controls=None, compressed=()):
   """Who is compared with whom: `(model, reference)` pairs in order.
 
   Args:
@@ -61,15 +66,19 @@ def pairs(models, references, controls=None):
       Student to itself. Whoever is not named is compared with the only Student,
       if there is one.
     controls: control to the arm it stands beside, or to None.
+    compressed: models that are Teachers made smaller.
   """
   controls = controls or {}
   students = [x for x in models if x in references.values()]
   only = students[0] if len(students) == 1 else None
-  arms = [x for x in models if x != "Teacher" and x not in students]
+  teachers = ("Teacher", *compressed)
+  arms = [x for x in models if x not in (*teachers, *students)]
   found = [(x, references.get(x, only)) for x in arms]
   found += [(controls.get(x), x) for x in arms]
   found = [pair for pair in found if all(pair)]
   real = [x for x in arms if x not in controls]
   return found + [
-    (x, "Teacher") for x in students + real if "Teacher" in models
+    (x, "Teacher")
+    for x in [*compressed, *students, *real]
+    if "Teacher" in models
   ]

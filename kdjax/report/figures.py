@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdjax import workdirs
+from kdjax.report import compression
 from kdjax.report import paired
 from kdjax.report import published
 from kdjax.report import ranks
@@ -144,7 +145,8 @@ def sizes(results):
         color=style.colour(model),
       )
     arms = [x for x in models if x in results.distilled]
-    named = {x: x for x in models if x not in (*arms, *results.controls)}
+    unnamed = *arms, *results.controls, *results.compressed
+    named = {x: x for x in models if x not in unnamed}
     if arms:
       named[max(arms, key=lambda x: table[x])] = (
         f"{len(arms)} arms" if len(arms) > 1 else arms[0]
@@ -272,6 +274,7 @@ ALL = {
   "regions": (regional.draw, "Dice of each region"),
   "ranks": (ranks.diagram, "Critical-difference diagram"),
   "sizes": (sizes, "Dice against the number of parameters"),
+  "compression": (compression.draw, "Dice against stored bytes"),
   "levels": (levels, "Gain over Student by level and loss"),
   "curves": (curves, "Learning curves of all trials"),
   "search": (tuning.curves, "What the best of so many draws is expected to be"),

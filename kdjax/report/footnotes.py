@@ -5,6 +5,7 @@ import numpy as np
 from kdjax import workdirs
 from kdjax.distill import pairs
 from kdjax.distill import trials
+from kdjax.report import compression
 from kdjax.report import paired
 from kdjax.report import rows
 from kdjax.report import tuning
@@ -89,6 +90,7 @@ def make(results):
   found += _note_teachers(results)
   found += _note_pairs(results)
   found += _note_deployed(results)
+  found += compression.note(results)
   found += _note_power(results)
   found += _note_empty(per_case)
   found += _note_missing(results)

@@ -6,6 +6,7 @@ import pandas as pd
 from kdjax import readers
 from kdjax import workdirs
 from kdjax.data import regions
+from kdjax.distill import trials
 from kdjax.errors import UserError
 from kdjax.report import rows
 from kdjax.report.results import Results
@@ -45,7 +46,8 @@ def results(workdir, config, arms, parameters=None):
   )
   references = {arm.name: arm.reference for arm in arms}
   students = [x for x in found if x in references.values()]
-  first = [x for x in found if x == "Teacher"] + students
+  teachers = ["Teacher", *(arm.name for arm in trials.make_compressed(config))]
+  first = [x for x in teachers if x in found] + students
   rest = [x for x in found if x not in first]
   rest.sort(key=lambda x: named.index(x) if x in named else len(named))
   settings = config.get("report", {})

@@ -97,6 +97,17 @@ class Results:
     ]
 
   @property
+  def smaller_teachers(self):
+    """Teachers made smaller, as arms."""
+    return trials.make_compressed(self.config)
+
+  @property
+  def compressed(self):
+    """Names of Teachers made smaller that have results."""
+    tested = set(self.per_case["model"])
+    return [arm.name for arm in self.smaller_teachers if arm.name in tested]
+
+  @property
   def controls(self):
     """Control with results to the arm it stands beside, or to None."""
     tested = set(self.per_case["model"])
@@ -137,8 +148,10 @@ class Results:
   def comparisons(self):
     """Frame of `comparisons.COLUMNS`."""
     controls = self.controls
-    pairs = comparisons.pairs(self.models, self.references, controls)
-    return comparisons.make(self.paired, pairs, controls)
+    pairs = comparisons.pairs(
+      self.models, self.references, controls, self.compressed
+    )
+    return comparisons.make(self.paired, pairs, controls, self.compressed)
 
   @functools.cached_property
   def levels(self):

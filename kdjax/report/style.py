@@ -45,7 +45,7 @@ _SETTINGS = {
 
 def colour(model):
   """Of a model's marks: one per pathway, dark for Teacher, grey for Student."""
-  if model == "Teacher":
+  if model.split("_")[0] == "Teacher":
     return BLACK
   pathway = model.split("_")[0]
   return {"L": BLUE, "H": RED, "HReg": GREEN}.get(pathway, GREY)
