@@ -8,6 +8,7 @@ from kdjax import workdirs
 from kdjax.distill import trials
 from kdjax.report import claims
 from kdjax.report import compression
+from kdjax.report import front
 from kdjax.report import gather
 from kdjax.report import verdicts
 from tests import simulated
@@ -104,13 +105,13 @@ def test_each_is_set_beside_what_it_was(results):
 
 
 def test_the_front_is_what_no_other_beats(results):
-  found = compression.points(results)
-  front = set(found.index[found["front"]])
+  found = front.points(results)
+  kept = set(found.index[found["front"]])
   for model, row in found.iterrows():
     beaten = (found["bytes"] <= row["bytes"]) & (found["dice"] > row["dice"])
-    assert (model in front) == (not beaten.any()), model
+    assert (model in kept) == (not beaten.any()), model
   assert found["bytes"].is_monotonic_increasing
-  assert compression.draw(results) is not None
+  assert front.draw(results) is not None
 
 
 def said(results, text):
@@ -161,5 +162,5 @@ def test_without_costs_nothing_is_said_of_bytes(tmp_path):
   results = make(tmp_path, costs=False)
   assert compression.claims(results) == []
   assert compression.answer(results) == "" and compression.note(results) == []
-  assert compression.draw(results) is None
+  assert front.draw(results) is None
   assert len(claims.make(results)) == 7

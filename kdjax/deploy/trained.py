@@ -15,7 +15,6 @@ from kdjax import recorded
 from kdjax import workdirs
 from kdjax.data import regions
 from kdjax.data import views
-from kdjax.distill import axes
 from kdjax.distill import trials
 from kdjax.engine import checkpoint
 from kdjax.engine import compression
@@ -229,7 +228,7 @@ def _validation(workdir, config, stages, criterion):
     )
     for stage, arms in stages.items()
     for x in arms
-    if any(x.numbers[axis.name] != axis.unread for axis in axes.compressing())
+    if trials.smaller(x)
   }
   frame = frame[frame["epoch"] >= frame["arm"].map(first).fillna(0)]
   frame = frame.assign(sound=np.isfinite(frame["train_loss"]))

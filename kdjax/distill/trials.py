@@ -202,6 +202,15 @@ def make_compressed(config):
   return tuple(arms.values())
 
 
+def smaller(arm):
+  """The axes, by name, that make an arm smaller than it would be."""
+  return tuple(
+    axis.name
+    for axis in axes.compressing()
+    if arm.numbers[axis.name] != axis.unread
+  )
+
+
 def _unread():
   """The numbers of an arm that reads none."""
   return {axis.name: axis.unread for axis in axes.numbers()}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import workdirs
-from kdjax.distill import axes
+from kdjax.distill import trials
 from kdjax.engine import course
 from kdjax.engine import loop
 from kdjax.engine import networks
@@ -80,12 +80,8 @@ def _training(study, stage):
 
 
 def _size(arm):
-  """An arm's numbers that make it smaller, but for those that do not."""
-  return tuple(
-    (axis.name, arm.numbers[axis.name])
-    for axis in axes.compressing()
-    if arm.numbers[axis.name] != axis.unread
-  )
+  """An arm's numbers that make it smaller."""
+  return tuple((name, arm.numbers[name]) for name in trials.smaller(arm))
 
 
 def _of_weights(study, stage, arm, trained, costs):

@@ -1,98 +1,21 @@
-"""Dice against stored bytes: pruned, in few bits, distilled, and all of these.
+"""Three ways to a small model: what is claimed of them, and at equal bytes.
 
-What the study's introduction says of the three ways to a small model are claims
-here, and the answer says which was best at equal bytes.
+What the study's introduction says of pruning, quantisation and distillation are
+claims here, and the answer says which was best at equal bytes.
 """
 
-from matplotlib import ticker
 import numpy as np
-import pandas as pd
 
 from kdjax.distill import axes
+from kdjax.distill import trials
 from kdjax.evaluate import statistics
 from kdjax.report import claim
-from kdjax.report import style
+from kdjax.report import front
 from kdjax.report import verdicts
 from kdjax.report import words
 
-_MARKS = {(): "o", ("sparsity",): "v", ("bits",): "s"}  # Both: a diamond.
 # Of another network's time, below which one is faster than chance has it.
 FASTER = 0.9
-
-
-def points(results):
-  """A row for each model whose bytes are known, least bytes first.
-
-  Returns:
-    A frame by model: `bytes`, `dice`, `low` and `high` in percent, `ways` (the
-    axes that made it smaller) and `front`, whether no other model has as much
-    Dice in as few bytes.
-  """
-  table = results.table.set_index("model")
-  frame = pd.DataFrame(
-    {
-      "bytes": results.efficiency["stored_bytes"],
-      "dice": 100 * table["dice_mean"],
-      "low": 100 * table["dice_ci_low"],
-      "high": 100 * table["dice_ci_high"],
-    }
-  ).dropna(subset=["bytes", "dice"])
-  frame["ways"] = [_ways(results, model) for model in frame.index]
-  frame = frame.sort_values(["bytes", "dice"], ascending=[True, False])
-  before = frame["dice"].cummax().shift(fill_value=-np.inf)
-  return frame.assign(front=frame["dice"] > before)
-
-
-def draw(results):
-  """Dice against stored bytes on a logarithmic axis, and the Pareto front."""
-  found = points(results)
-  if found.empty:
-    return None
-  with style.canvas(style.TWO_COLUMNS, 3.4) as drawn:
-    ax = drawn.subplots()
-    front = found[found["front"]]
-    ax.step(front["bytes"], front["dice"], where="post", color="0.8", zorder=0)
-    for model, row in found.iterrows():
-      hue = style.colour(model)
-      ax.plot([row["bytes"]] * 2, [row["low"], row["high"]], color=hue, lw=0.7)
-      ax.plot(
-        row["bytes"],
-        row["dice"],
-        _MARKS.get(row["ways"], "D"),
-        ms=5,
-        mec=hue,
-        mfc=hue if row["front"] else "white",
-      )
-    for model, row in front.iterrows():
-      ax.annotate(
-        model,
-        (row["bytes"], row["dice"]),
-        xytext=(4, 4),
-        textcoords="offset points",
-        fontsize=6,
-      )
-    ax.set_xscale("log")
-    ax.set_xlabel("as stored")
-    said = lambda x, _: words.si(x, "B")
-    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(said)
-    ax.xaxis.set_minor_formatter("")
-    ax.set_ylabel("mean Dice, %, and its 95 % interval")
-    for mark, said in (
-      ("o", "whole"),
-      ("v", "pruned"),
-      ("s", "in few bits"),
-      ("D", "both"),
-    ):
-      ax.plot([], [], mark, color="0.4", mfc="white", label=said)
-    drawn.legend(loc="outside upper center", ncols=4)
-    drawn.supxlabel(
-      "filled: no other has as much Dice in as few bytes; black: Teacher, "
-      "grey: Student, coloured: distilled",
-      fontsize=7,
-      color="0.35",
-    )
-  return drawn
 
 
 def claims(results):
@@ -106,7 +29,7 @@ def claims(results):
   taught = {
     x: "Teacher"
     for x in results.distilled
-    if not _ways(results, x) and "Teacher" in results.scores
+    if not results.ways(x) and "Teacher" in results.scores
   }
   slow = lambda times: times >= FASTER
   return [
@@ -145,12 +68,14 @@ def _claim(results, text, wholes, timely, lacks):
       claimed; of all pairs.
     lacks: what the run has not where there are none.
   """
+  costs = results.efficiency[["stored_bytes", "onnx_ms_one_core"]]
+  known = costs.index[costs["stored_bytes"].notna()]
+  wholes = {x: y for x, y in wholes.items() if {x, y} <= set(known)}
   pairs = []
   for mine, theirs in wholes.items():
     sides = {mine: 1.0}, {theirs: 1.0}
     (row,) = results.paired.compare([sides])
     pairs.append(claim.Pair(f"{mine} against {theirs}", sides, row, 0.0))
-  costs = results.efficiency[["stored_bytes", "onnx_ms_one_core"]]
   parts = [costs.loc[x] / costs.loc[y] for x, y in wholes.items()]
   p, best, remark, holds = float("nan"), (), "", True
   if pairs:
@@ -183,14 +108,14 @@ def wholes(results, way):
     *(arm.objective, arm.view, arm.source, arm.weighting, arm.tuned),
     *(x for name, x in arm.numbers.items() if name not in _names()),
   )
-  whole = {alike(x): x.name for x in arms.values() if not _smaller(x)}
+  whole = {alike(x): x.name for x in arms.values() if not trials.smaller(x)}
   found = {
-    x: "Teacher" for x in results.compressed if _ways(results, x) == (way,)
+    x: "Teacher" for x in results.compressed if results.ways(x) == (way,)
   }
   found |= {
     x: whole.get(alike(arm))
     for x, arm in arms.items()
-    if _smaller(arm) == (way,)
+    if trials.smaller(arm) == (way,)
   }
   scores = results.scores
   return {x: y for x, y in found.items() if x in scores and y in scores}
@@ -203,7 +128,7 @@ def answer(results):
     return ""
   sides = [({mine: 1.0}, {theirs: 1.0}) for mine, theirs in pairs]
   rows = results.paired.compare(sides)
-  found = points(results)
+  found = front.points(results)
   size = lambda x: words.si(found["bytes"][x], "B")
   said = []
   for (mine, theirs), row, p in zip(
@@ -240,7 +165,7 @@ def _equal_bytes(results):
 
   Of these the one with the highest validation Dice on average over trials.
   """
-  found, history = points(results), results.history
+  found, history = front.points(results), results.history
   if found.empty or history.empty:
     return []
   trial = ["arm", "fold", "seed"]
@@ -260,20 +185,5 @@ def _equal_bytes(results):
   return pairs
 
 
-def _smaller(arm):
-  """The axes that make an arm smaller than it would be."""
-  return tuple(
-    axis.name
-    for axis in axes.compressing()
-    if arm.numbers[axis.name] != axis.unread
-  )
-
-
 def _names():
   return tuple(axis.name for axis in axes.compressing())
-
-
-def _ways(results, model):
-  """The axes that made a model smaller; none for one that is as it was."""
-  every = {arm.name: arm for arm in (*results.arms, *results.smaller_teachers)}
-  return _smaller(every[model]) if model in every else ()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdjax import workdirs
-from kdjax.report import compression
+from kdjax.report import front
 from kdjax.report import paired
 from kdjax.report import published
 from kdjax.report import ranks
@@ -274,7 +274,7 @@ ALL = {
   "regions": (regional.draw, "Dice of each region"),
   "ranks": (ranks.diagram, "Critical-difference diagram"),
   "sizes": (sizes, "Dice against the number of parameters"),
-  "compression": (compression.draw, "Dice against stored bytes"),
+  "compression": (front.draw, "Dice against stored bytes"),
   "levels": (levels, "Gain over Student by level and loss"),
   "curves": (curves, "Learning curves of all trials"),
   "search": (tuning.curves, "What the best of so many draws is expected to be"),

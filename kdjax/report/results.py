@@ -107,6 +107,11 @@ class Results:
     tested = set(self.per_case["model"])
     return [arm.name for arm in self.smaller_teachers if arm.name in tested]
 
+  def ways(self, model):
+    """The axes, by name, that made a model smaller; () where none did."""
+    every = {arm.name: arm for arm in (*self.arms, *self.smaller_teachers)}
+    return trials.smaller(every[model]) if model in every else ()
+
   @property
   def controls(self):
     """Control with results to the arm it stands beside, or to None."""
