@@ -187,7 +187,8 @@ def make_parser():
   export.add_argument(
     "--quantise",
     action="store_true",
-    help="also write it in 8 bits, and measure what that costs",
+    help="also write it in 8 bits, by the ranges of an arm trained in 8, and "
+    "measure what that costs",
   )
   predict = command(
     "predict",
