@@ -9,6 +9,7 @@ from kdjax import fields
 from kdjax import files
 from kdjax import schema
 from kdjax import workdirs
+from kdjax.distill import axes
 from kdjax.errors import UserError
 
 # Groups and fields that leave training's results alone, so that a workdir may
@@ -48,16 +49,18 @@ def claim(config, workdir, write=True):
   old, new = _with_new_fields(files.read_json(path)), json.loads(text)
   if old == new:
     return
-  # A search that no arm asks for leaves all as it is.
-  tuned = "tuned" in new["grid"]["tuning"]
-  free = (*FREE, *([] if tuned else ["search"]))
+  free = (*FREE, *_unused(new))
   trained = lambda tree: {
     name: value
     for name, value in flatten(tree).items()
     if not any(f"{name}.".startswith(f"{x}.") for x in free)
   }
   old, new = trained(old), trained(new)
-  if differing := [x for x in {**old, **new} if old.get(x) != new.get(x)]:
+  # An older kdjax had no such field where a newer one has nothing in it.
+  something = lambda tree, x: None if tree.get(x) == [] else tree.get(x)
+  if differing := [
+    x for x in {**old, **new} if something(old, x) != something(new, x)
+  ]:
     changes = ", ".join(
       f"{x} ({old.get(x)!r} there, {new.get(x)!r} now)" for x in differing[:5]
     )
@@ -68,6 +71,28 @@ def claim(config, workdir, write=True):
     )
   if write:
     files.write_text(path, text)
+
+
+def _unused(tree):
+  """What of a config leaves all as it is, since no arm asks for it."""
+  # An older kdjax made no Teacher smaller.
+  grid, smaller = tree["grid"], tree.get("teacher_compression", {})
+  asked = {
+    axis.name: {*grid[axis.name], *smaller.get(axis.name, ())} - {axis.unread}
+    for axis in axes.compressing()
+  }
+  used = {
+    "search": "tuned" in grid["tuning"],
+    "pruning": asked["sparsity"],
+    "quantisation": asked["bits"],
+    # But for what they are.
+    **{
+      f"teacher_compression.{name}": any(map(smaller.get, asked))
+      for name in smaller
+      if name not in asked
+    },
+  }
+  return [name for name, there in used.items() if not there]
 
 
 def read(workdir):

@@ -145,3 +145,31 @@ def test_what_only_a_report_reads_may_change_in_a_workdir(tmp_path):
   other = configs.load(source, [("report.equivalence_margin", "1.0")])
   recorded.claim(other, tmp_path)
   assert recorded.read(tmp_path).report.equivalence_margin == 1.0
+
+
+def test_what_no_arm_asks_for_may_differ_or_be_missing(tmp_path):
+  source = "configs/quickstart.py:tiny"
+  config = configs.load(source)
+  recorded.claim(config, tmp_path)
+  path = tmp_path / "config.json"
+  older = json.loads(path.read_text())
+  for group in ("pruning", "quantisation", "teacher_compression"):
+    del older[group]
+  for axis in ("sparsity", "bits"):
+    del older["grid"][axis]
+  path.write_text(json.dumps(older))
+  recorded.claim(configs.load(source, [("pruning.end", "0.9")]), tmp_path)
+  few = [("grid.bits", "32,8")]
+  with pytest.raises(UserError, match="grid.bits"):
+    recorded.claim(configs.load(source, few), tmp_path)
+  teachers = [("teacher_compression.sparsity", "0.9,")]
+  with pytest.raises(UserError, match="teacher_compression.sparsity"):
+    recorded.claim(configs.load(source, teachers), tmp_path)
+  recorded.claim(configs.load(source, teachers), tmp_path / "other")
+  with pytest.raises(UserError, match="pruning.end"):
+    recorded.claim(
+      configs.load(source, [*teachers, ("pruning.end", "0.9")]),
+      tmp_path / "other",
+    )
+  with pytest.raises(UserError, match="teacher_compression.sparsity"):
+    recorded.claim(config, tmp_path / "other")
