@@ -35,7 +35,7 @@ def make(workdir, source="", **training):
 def source(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("teachers")
   study = make(workdir)
-  cases.write(study, *course.train(study))
+  cases.write(study, course.train(study))
   return workdir
 
 
@@ -43,7 +43,7 @@ def test_it_is_the_study_that_trained_them_to_the_byte(
   source, tmp_path, capsys
 ):
   study = make(tmp_path, source)
-  cases.write(study, *course.train(study))
+  cases.write(study, course.train(study))
   said = capsys.readouterr().err
   assert f"teacher: taken over from {source}." in said
   assert "teacher: 1 x 1 trials" not in said

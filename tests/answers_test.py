@@ -72,9 +72,9 @@ def taught(tmp_path_factory):
   folder = tmp_path_factory.mktemp("taught")
   study = make_study(make_config(), folder / "run")
   trained = course.train(study)
-  cases.write(study, *trained)
+  cases.write(study, trained)
   for fold in (0, 1):
-    said = ask(study, trained[0], fold)
+    said = ask(study, trained["teacher"], fold)
     write(folder / f"answers{fold}", said, study.dataset.cases)
   return folder
 
@@ -90,7 +90,7 @@ def numbers(workdir, name, model):
 @pytest.mark.slow
 def test_answers_teach_what_their_teacher_teaches(taught, tmp_path):
   study = make_study(make_config(taught / "answers{fold}"), tmp_path / "run")
-  cases.write(study, *course.train(study))
+  cases.write(study, course.train(study))
   for model in ("Student", "L_KLD_Cached", "HReg_KLD_Cached"):
     ours = numbers(study.workdir, workdirs.HISTORY, model)
     theirs = numbers(taught / "run", workdirs.HISTORY, model)

@@ -1,5 +1,6 @@
 """Trials are as small as they ask for, each as it would be alone."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -313,6 +314,23 @@ def test_equals_itself_alone(name, study, teachers, students, tmp_path):
       best,
       theirs,
     )
+
+
+@pytest.mark.slow
+def test_smaller_teachers_go_on_where_they_were_stopped(
+  study, teachers, smaller, tmp_path, monkeypatch
+):
+  stopped = dataclasses.replace(study, workdir=tmp_path)
+  # After every step, so in the middle of epochs, too.
+  monkeypatch.setattr(loop.interruption, "hold", lambda: True)
+  monkeypatch.setattr(loop.interruption, "release", lambda: None)
+  stage, (block,) = stopped.compressed_stage, stopped.blocks
+  for steps in range(1, 7):
+    found = run(stopped, stage, teachers)
+    with contextlib.closing(loop.saved(stopped, stage, block)) as saved:
+      assert saved.restore().step == steps
+  assert saved.restore().finished
+  jax.tree.map(np.testing.assert_array_equal, found, smaller)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_every_source_matters_and_a_control_does_not_depend_on_its_neighbours(
   views = {"view": ("strong", "cached")}
   with jax.enable_x64(True):
     study = make_study(tmp_path / "grid", names, **views)
-    teachers, together = course.train(study)
+    teachers, together = course.train(study).values()
     (together,) = together.values()
     params = lambda i, of: [
       np.asarray(x)[i] for x in jax.tree.leaves(of["params"])

@@ -62,7 +62,7 @@ def named(study, trained):
 
 
 def students(study):
-  return named(study, course.train(study)[1])
+  return named(study, course.train(study)["student"])
 
 
 @pytest.fixture(scope="module")

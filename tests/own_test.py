@@ -64,7 +64,7 @@ def test_whether_its_levels_are_negative_is_found_out(tmp_path):
 @pytest.mark.slow
 def test_they_train_teach_and_predict(tmp_path):
   study = make_study(tmp_path)
-  teachers, students = course.train(study)
+  teachers, students = course.train(study).values()
   (block,) = study.blocks
   assert teachers[block]["batch_stats"]
   assert not students[block]["batch_stats"]
@@ -74,7 +74,7 @@ def test_they_train_teach_and_predict(tmp_path):
       assert not np.allclose(kernels[i], kernels[j]), (ARMS[i], ARMS[j])
   # They are saved, and go on from there.
   again = course.train(make_study(tmp_path))
-  jax.tree.map(np.testing.assert_array_equal, students, again[1])
+  jax.tree.map(np.testing.assert_array_equal, students, again["student"])
 
   # What runs alone says what the grid's programs say.
   for role, stage, best in (
@@ -107,7 +107,7 @@ def test_an_nnx_network_trains_and_teaches_through_flax_s_bridge(tmp_path):
   for role, width in (("teacher", 6), ("student", 3)):
     config[role] = dict(name="tests.nets:Bridged", width=width)
   study = conftest.make_study(config, ARMS, tmp_path)
-  teachers, students = course.train(study)
+  teachers, students = course.train(study).values()
   (block,) = study.blocks
   kernels = students[block]["params"]["second"]["conv"]["kernel"]
   for i in range(len(ARMS)):

@@ -147,7 +147,7 @@ class Searched:
     self.study = conftest.make_study(config, ARMS, folder)
     if change:
       self.study = dataclasses.replace(self.study, dataset=change(self.study))
-    self.teachers, self.students = course.train(self.study)
+    self.teachers, self.students = course.train(self.study).values()
     self.rows = readers.search(folder)
     self.text = (folder / workdirs.SEARCH).read_text()
 
@@ -188,7 +188,7 @@ def test_an_untuned_arm_knows_nothing_of_the_search(searched, tmp_path):
   config.grid.tuning = ("untuned",)
   with jax.enable_x64(True):
     study = conftest.make_study(config, ARMS[:1], tmp_path)
-    _, students = course.train(study)
+    students = course.train(study)["student"]
   for block, alone in students.items():
     beside = searched.students[block]
     jax.tree.map(
@@ -271,7 +271,7 @@ def test_a_finished_search_is_read_and_not_run(searched):
     if path.is_file()
   }
   with jax.enable_x64(True):
-    _, students = course.train(study)
+    students = course.train(study)["student"]
   for block, state in searched.students.items():
     jax.tree.map(np.testing.assert_array_equal, students[block], state)
   assert (study.workdir / workdirs.SEARCH).read_text() == searched.text
