@@ -185,12 +185,11 @@ def load(workdir, arm="best", fold=None, seed=None):
   folder = workdirs.checkpoints(workdir, stage, block.name)
   best = checkpoint.best(checkpoint.read(folder).states)
   variables = jax.tree.map(lambda x: np.asarray(x[place], np.float32), best)
-  model = make_model(config, _ROLES[stage])
-  if stages[stage][place].numbers["bits"] < quantised.NONE:
-    model = quantised.Quantised(model)
-  else:  # It may have been trained beside some in few bits.
-    stats = quantised.strip(variables["batch_stats"])
-    variables = {**variables, "batch_stats": stats}
+  model, variables = quantised.take(
+    make_model(config, _ROLES[stage]),
+    variables,
+    stages[stage][place].numbers["bits"],
+  )
   return Trained(
     workdir,
     config,

@@ -61,8 +61,9 @@ def write(study, trained, deployed=lambda study, role, numbers: {}):
       "search_seconds": _known(searched.get(model, math.nan)),
     }
     for stage in study.stages
-    for arm in stage.arms
-    for model, seconds in [(arm.name, _training(study, stage)[arm.name])]
+    for arm, (model, seconds) in zip(
+      stage.arms, _training(study, stage).items(), strict=True
+    )
   ]
   workdirs.write_table(study.workdir, workdirs.EFFICIENCY, rows)
 
@@ -89,16 +90,14 @@ def _of_weights(study, stage, arm, trained, costs):
   if not costs[stage.role]:
     return {}
   place, plain = stage.arms.index(arm), study.make_model(stage.role)
-  few = arm.numbers["bits"] < quantised.NONE
-  model = quantised.Quantised(plain) if few else plain
   found = []
   for best in trained[stage.name].values():
     own = jax.tree.map(lambda x: np.asarray(x[place], np.float32), best)
-    if not few:  # It may have been trained beside some in few bits.
-      own = {**own, "batch_stats": quantised.strip(own["batch_stats"])}
+    model, own = quantised.take(plain, own, arm.numbers["bits"])
     zeros = storage.skipped(plain, own, study.blank(stage.role))
     found.append((storage.nonzero(own), storage.stored(model, own), zeros))
   # What is rounded in training does not run so in JAX.
+  few = arm.numbers["bits"] < quantised.NONE
   unknown = {"latency_ms": ""} if few else {}
   kept, size, zeros = (round(x) for x in np.mean(found, axis=0))
   adds = costs[stage.role]["multiply_adds"]

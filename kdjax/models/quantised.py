@@ -169,6 +169,22 @@ def layers(model, images):
   return called
 
 
+def take(module, variables, bits):
+  """A trained network of `bits`, though it was trained beside some of others.
+
+  Args:
+    module: linen module.
+    variables: `{"params", "batch_stats"}` of one network.
+    bits: that it was trained in; `NONE` if in none.
+
+  Returns:
+    `(model, variables)`: a `Quantised` one, or the module without any `STATE`.
+  """
+  if bits < NONE:
+    return Quantised(module), variables
+  return module, {**variables, "batch_stats": strip(variables["batch_stats"])}
+
+
 def strip(batch_stats):
   """A network's batch statistics without the `STATE` of layers."""
   flat = flax.traverse_util.flatten_dict(batch_stats)
