@@ -34,7 +34,7 @@ def test_a_run_in_a_bucket_is_killed_resumed_and_equals_one_on_a_disk(tmp_path):
     "--config.grid.loss=KLD",
     "--config.student_training.max_epochs=4",
     "--config.engine.checkpoint_epochs=1",
-    "--config.engine.lowering=plain",  # Whose programs a cache can keep.
+    *started.flags(started.SMALL),
     f"--config.data.cache_dir={tmp_path / 'cache'}",
   )
   start(*train, "--workdir", tmp_path / "run").finish()

@@ -7,17 +7,13 @@ import PIL.Image
 from tests import conftest
 from tests import started
 
-# Networks that compile in seconds, epochs that take a tenth of one.
-SETTINGS = {
+# Epochs that take a tenth of a second.
+SETTINGS = started.SMALL | {
   "data.name": "folder",
   "data.image_size": 16,
   "splits.num_folds": 2,
   "splits.test_cases": 4,
   "folds": "0,1",
-  "teacher.widths": "4,6,8",
-  "teacher.decoder_widths": "6,4",
-  "student.widths": "3,5",
-  "student.decoder_widths": "3,",
   "teacher_training.max_epochs": 16,
   "teacher_training.learning_rate": 0.02,
   "teacher_training.schedule": "constant",
@@ -29,9 +25,6 @@ SETTINGS = {
   "grid.pair": '(("encoder2", "encoder3"),)',
   "grid.learning_rate": "0.02,",
   "engine.checkpoint_epochs": 1,
-  # Unlike oneDNN's calls these programs can be kept, so that a run that is
-  # started for the twentieth time compiles nothing.
-  "engine.lowering": "plain",
 }
 CONFIG = "configs/quickstart.py:tiny"
 PHASES = ("teacher", "student", "test", "report")
@@ -82,7 +75,7 @@ class Run(started.Process):
       [
         *(sys.executable, "-m", "kdjax.cli", "train"),
         *("--config", CONFIG, "--workdir", workdir),
-        *(f"--config.{key}={value}" for key, value in given.items()),
+        *started.flags(given),
       ],
       preexec_fn=before,
       env=started.environment(

@@ -206,11 +206,17 @@ def test_a_sweep_refuses_two_jobs_with_one_workdir(tmp_path):
 
 # What follows runs the files for real, a folder in the bucket's place.
 
-FLAGS = (
-  "--config.grid.pathway=L --config.grid.loss=KLD "
-  "--config.engine.checkpoint_epochs=1 --config.data.cache_dir={cache} "
-  "--config.engine.lowering=plain"  # Whose programs a cache can keep.
-)
+SETTINGS = started.SMALL | {
+  "grid.pathway": "L",
+  "grid.loss": "KLD",
+  "engine.checkpoint_epochs": 1,
+}
+
+
+def flags(cache, **more):
+  """As the job reads them, in one word."""
+  given = SETTINGS | {"data.cache_dir": cache} | more
+  return " ".join(started.flags(given))
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +241,7 @@ def environment(tmp_path, cache, **more):
       BIN=str(pathlib.Path(sys.executable).parent),
       CONFIG="configs/paper.py:tiny",
       WORKDIR=str(tmp_path / "run"),
-      FLAGS=FLAGS.format(cache=cache),
+      FLAGS=flags(cache),
     )
     | more
   )
@@ -291,12 +297,11 @@ def test_a_slice_s_hosts_share_the_grid_though_all_are_killed(
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
   run = load("tpu_slice.yaml")["run"].replace("8476", str(port))
-  flags = f"{FLAGS.format(cache=cache)} --config.folds=0,1"
   hosts = [
     environment(
       tmp_path,
       cache,
-      FLAGS=flags,
+      FLAGS=flags(cache, folds="0,1"),
       REPORT=str(tmp_path / "report"),
       SKYPILOT_NODE_IPS="127.0.0.1\n127.0.0.1",
       SKYPILOT_NODE_RANK=str(i),

@@ -210,6 +210,26 @@ def test_bfloat16_comes_after_trials_and_batches_last(monkeypatch):
     make_plan(monkeypatch, 68.0)  # Four chips do not divide a batch of 2.
 
 
+def test_teachers_that_are_made_smaller_are_planned_too(monkeypatch):
+  compile_one = fits(1.0)
+
+  def compile_stage(study, stage, devices):
+    if stage.name == "compressed" and not study.config.engine.arms_at_once == 1:
+      raise compiled.DoesNotFit("compressed's train_epoch", 17 * GIB)
+    return compile_one(study, stage, devices)
+
+  monkeypatch.setattr(compiled, "compile_stage", compile_stage)
+  config = paper.get_config("tiny")
+  config.teacher_compression.update(sparsity=(0.9,), bits=(8, 4), max_epochs=5)
+  planned = plan.make_plan(config.lock(), SLICE)
+  # For all of them, though the others would have fitted.
+  assert planned.settings["engine.arms_at_once"] == 1
+  stages = forecast.numbers(planned)["stages"]
+  assert list(stages) == ["teacher", "compressed", "student"]
+  assert stages["compressed"]["arms"] == 3
+  assert stages["compressed"]["max_epochs"] == 5
+
+
 def test_a_host_of_many_is_planned_with_its_share(monkeypatch):
   devices = tuple(types.SimpleNamespace(process_index=i // 2) for i in range(8))
   host = tuple(types.SimpleNamespace(platform="tpu") for _ in range(2))

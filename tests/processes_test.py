@@ -164,7 +164,7 @@ def start(workdir, cache, *flags, program=("-m", "kdjax.cli"), **environment):
       "--config.teacher_training.max_epochs=2",
       "--config.student_training.max_epochs=2",
       "--config.engine.checkpoint_epochs=1",
-      "--config.engine.lowering=plain",  # Whose programs a cache can keep.
+      *started.flags(started.SMALL),
       f"--config.data.cache_dir={cache}",
       f"--workdir={workdir}",
       *flags,

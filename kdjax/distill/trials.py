@@ -218,14 +218,34 @@ def _unread():
 
 def controls(arms):
   """Each control to the arm that differs in its source alone, or to None."""
-  alike = lambda arm: (
-    (
-      *(arm.objective, arm.view, arm.weighting, arm.tuned),
-      *arm.numbers.values(),
-    )
-  )
-  real = {alike(arm): arm.name for arm in arms if not arm.control}
-  return {arm.name: real.get(alike(arm)) for arm in arms if arm.control}
+  return counterparts(arms, lambda arm: arm.control, ("source",))
+
+
+def counterparts(arms, changed, ways):
+  """Each arm that is `changed` to the one that is not, and else its equal.
+
+  Args:
+    arms: `Arm`s.
+    changed: of an arm, whether it is.
+    ways: names of axes in which the two may differ.
+
+  Returns:
+    Names to names; to None where there is no such arm.
+  """
+
+  def alike(arm):
+    own = {
+      "objective": arm.objective,
+      "view": arm.view,
+      "source": arm.source,
+      "weighting": arm.weighting,
+      "tuning": arm.tuned,
+      **arm.numbers,
+    }
+    return tuple(value for name, value in own.items() if name not in ways)
+
+  plain = {alike(arm): arm.name for arm in arms if not changed(arm)}
+  return {arm.name: plain.get(alike(arm)) for arm in arms if changed(arm)}
 
 
 def _untaught(name, point):

@@ -1,6 +1,6 @@
 """The largest setting of a study that fits some accelerators, compiled there.
 
-Both stages are compiled as `train` would compile them there, on the first host:
+Every stage is compiled as `train` would compile them there, on the first host:
 its share of the blocks is the largest, and no host needs another. Where they
 ask for more memory than there is, fewer trials are in memory at once, which
 changes no result; then numbers are narrower, then batches smaller.
@@ -31,7 +31,7 @@ class Plan:
   Attributes:
     study: `Study`, with the settings that fit and the blocks of all hosts.
     slice: `chips.Slice`.
-    costs: `compiled.StageCost` by stage, "teacher" and "student".
+    costs: `compiled.StageCost` by the name of the stage.
     settings: the fields that were changed, and their values; {} where the
       config fits as it is.
     refused: one line for everything that did not fit.
@@ -67,7 +67,7 @@ def make_plan(config, where):
   def fit(name, changed):
     """A stage's `(StageCost, settings)` with most trials in memory, or None."""
     study = _first_host(whole.changed(changed), where)
-    stage = getattr(study, name)
+    (stage,) = (x for x in study.stages if x.name == name)
     program, least = "", 0.0  # What did not fit, and its bytes for a trial.
     for trials, engine in trials_to_try(study, stage, devices):
       settings = {**changed, **engine}
@@ -75,7 +75,7 @@ def make_plan(config, where):
         refuse(settings, program, trials * least, "at least ")
         continue
       print(
-        f"kdjax: compiling the {stage.name}s' stage: {_said(settings)} ...",
+        f"kdjax: compiling the stage {name}: {_said(settings)} ...",
         file=sys.stderr,
       )
       try:
@@ -89,22 +89,16 @@ def make_plan(config, where):
     return None
 
   for changed in studies_to_try(config, len(devices)):
-    if not (teacher := fit("teacher_stage", changed)):
-      continue
-    if not (student := fit("student_stage", changed)):
-      continue
-    (teacher, most), (student, engine) = teacher, student
-    # One value for both stages, though `train` finds one for each.
-    engine |= {k: min(v, engine.get(k, v)) for k, v in most.items()}
-    settings = {**changed, **engine}
-    return Plan(
-      whole.changed(settings),
-      where,
-      {"teacher": teacher, "student": student},
-      settings,
-      tuple(refused),
-      assumed,
-    )
+    costs, settings = {}, dict(changed)
+    for name in [stage.name for stage in whole.stages]:
+      if not (found := fit(name, changed)):
+        break
+      costs[name], engine = found
+      # One value for all stages, though `train` finds one for each.
+      settings |= {k: min(v, settings.get(k, v)) for k, v in engine.items()}
+    else:
+      study = whole.changed(settings)
+      return Plan(study, where, costs, settings, tuple(refused), assumed)
   raise UserError(
     f"{refused[-1]} Nothing smaller is left: choose chips with more memory, or "
     "a smaller data.image_size."

@@ -145,7 +145,9 @@ def _limit(found):
 def _teacher(results):
   if "Teacher" not in results.models:
     return "There is no Teacher to compare with."
-  gaps = [_gap(results, student) for student in results.students]
+  # Those made smaller have sentences of their own.
+  whole = [x for x in results.students if not results.ways(x)]
+  gaps = [_gap(results, student) for student in whole]
   text = "; ".join([*filter(None, gaps), _arms(results)])
   scope = _scope(results, "for")
   text = f"{scope}: {text}" if scope else text

@@ -103,22 +103,15 @@ def _claim(results, text, wholes, timely, lacks):
 
 def wholes(results, way):
   """Each model that one axis alone has made smaller, to what it was before."""
-  arms = {arm.name: arm for arm in results.arms}
-  alike = lambda arm: (
-    *(arm.objective, arm.view, arm.source, arm.weighting, arm.tuned),
-    *(x for name, x in arm.numbers.items() if name not in _names()),
-  )
-  whole = {alike(x): x.name for x in arms.values() if not trials.smaller(x)}
-  found = {
-    x: "Teacher" for x in results.compressed if results.ways(x) == (way,)
-  }
-  found |= {
-    x: whole.get(alike(arm))
-    for x, arm in arms.items()
-    if trials.smaller(arm) == (way,)
-  }
+  ways = [axis.name for axis in axes.compressing()]
+  found = dict.fromkeys(results.compressed, "Teacher")
+  found |= trials.counterparts(results.arms, trials.smaller, ways)
   scores = results.scores
-  return {x: y for x, y in found.items() if x in scores and y in scores}
+  return {
+    x: y
+    for x, y in found.items()
+    if results.ways(x) == (way,) and x in scores and y in scores
+  }
 
 
 def answer(results):
@@ -183,7 +176,3 @@ def _equal_bytes(results):
     if known := best.reindex(others).dropna().to_dict():
       pairs.append((mine, max(known, key=known.get)))
   return pairs
-
-
-def _names():
-  return tuple(axis.name for axis in axes.compressing())
