@@ -1,4 +1,7 @@
-"""The config that a workdir keeps: written once, compared with others, read."""
+"""What a workdir was begun with: its config, and what its data are.
+
+Written once, compared with what comes later, read.
+"""
 
 import json
 
@@ -9,6 +12,7 @@ from kdjax import fields
 from kdjax import files
 from kdjax import schema
 from kdjax import workdirs
+from kdjax.data import splits
 from kdjax.distill import axes
 from kdjax.errors import UserError
 
@@ -93,6 +97,57 @@ def _unused(tree):
     },
   }
   return [name for name, there in used.items() if not there]
+
+
+def claim_data(study):
+  """Writes what the data are, or compares the data set with the one there.
+
+  Args:
+    study: `engine.studies.Study`.
+
+  Raises:
+    UserError: the workdir was begun with other data; names the cases.
+  """
+  path = study.workdir / workdirs.DATA
+  dataset = study.dataset
+  record = {
+    "name": dataset.name,
+    "version": dataset.version,
+    "fingerprint": dataset.fingerprint,
+    "folds": [splits.fold_record(dataset, fold) for fold in study.folds],
+    "cases": dict(zip(dataset.cases, dataset.digests, strict=False)),
+  }
+  if not path.exists():
+    workdirs.write_record(study.workdir, workdirs.DATA, record)
+    return
+  old = files.read_json(path)
+  if old == record:
+    return
+  differing = [
+    _changes(old.get(name), record[name]) if name == "cases" else name
+    for name in record
+    if old.get(name) != record[name]
+  ]
+  raise UserError(
+    f"{path}: the data set changed since this workdir was begun "
+    f"({', '.join(differing)}): restore it, or choose another --workdir."
+  )
+
+
+def _changes(old, new):
+  """Which cases differ, in words."""
+  old = old if isinstance(old, dict) else {}
+  groups = {
+    "new": [x for x in new if x not in old],
+    "gone": [x for x in old if x not in new],
+    "altered": [x for x in new if x in old and old[x] != new[x]],
+  }
+  return "; ".join(
+    f"{len(cases)} {what}: {', '.join(cases[:5])}"
+    + (", ..." if len(cases) > 5 else "")
+    for what, cases in groups.items()
+    if cases
+  )
 
 
 def read(workdir):

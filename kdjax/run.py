@@ -60,7 +60,7 @@ def train(config, workdir, *, coordinator=None, count=None, index=None):
     if not share.first:
       processes.await_first(share, workdir / workdirs.DATA)
     recorded.claim(config, workdir, write=share.first)
-    studies.claim_data(study)
+    recorded.claim_data(study)
     with processes.alive(share, workdir):
       if share.first:
         environment.write(workdir, jax.devices())

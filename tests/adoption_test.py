@@ -11,7 +11,6 @@ from kdjax import recorded
 from kdjax import workdirs
 from kdjax.engine import course
 from kdjax.engine import loop
-from kdjax.engine import studies
 from kdjax.errors import UserError
 from kdjax.evaluate import cases
 from tests import conftest
@@ -27,7 +26,7 @@ def make(workdir, source="", **training):
   study = conftest.make_study(config, ["Student", "L_KLD"], workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   recorded.claim(study.config, workdir)
-  studies.claim_data(study)
+  recorded.claim_data(study)
   return study
 
 
@@ -133,7 +132,7 @@ def test_another_seed_of_students_has_the_fold_s_teacher(source, tmp_path):
   config.student_training.update(max_epochs=1)
   study = conftest.make_study(config, ["Student"], tmp_path)
   recorded.claim(study.config, tmp_path)
-  studies.claim_data(study)
+  recorded.claim_data(study)
   course.train(study)
   rows = readers.history(tmp_path)
   assert set(rows["seed"]) == {7}

@@ -13,6 +13,7 @@ from kdjax import schema
 from kdjax import workdirs
 from kdjax.distill import axes
 from kdjax.distill import losses
+from kdjax.distill import mapped
 from kdjax.distill import trials
 from kdjax.errors import UserError
 from kdjax.report import factors
@@ -55,7 +56,7 @@ def test_a_made_up_axis_is_everywhere(made_up, tmp_path):
   arms = trials.make_arms(config.grid)
   names = ["Student", "L_KLD_WAug_fade1", "L_KLD_WAug_fade2"]
   assert [arm.name for arm in arms] == names
-  stacked = trials.stack(arms)
+  stacked = mapped.stack(arms)
   np.testing.assert_array_equal(stacked.numbers["fading"], [0.0, 1.0, 2.0])
   assert list(factors.of_arms(arms)["fading"]) == ["1", "2"]
   assert "fading" in "\n".join(fields.described(made_up.FIELDS))

@@ -46,7 +46,7 @@ def make_workdir(folder, image_size=16, **teacher):
     config.teacher = teacher
   study = studies.make_study(config.lock(), folder / "run")
   recorded.claim(config, study.workdir)
-  studies.claim_data(study)
+  recorded.claim_data(study)
   rows = ["stage,arm,fold,seed,epoch,train_loss,val_loss"]
   for role, arms in (
     ("teacher", ["Teacher"]),

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from kdjax.distill import mapped
 from kdjax.distill import trials
 from kdjax.engine import lanes
 from kdjax.engine import laying
@@ -93,7 +94,7 @@ def test_what_is_stepped_together_has_its_list_and_its_regressors(
     objectives, 1, 840, arms_at_once=at_once, devices=[Device()] * devices
   )
   assert layout.together <= (at_once or len(objectives))
-  own = layout.lay(trials.Trial(np.arange(len(objectives))[None], {}))
+  own = layout.lay(mapped.Trial(np.arange(len(objectives))[None], {}))
   turns = layout.arm_ids.reshape(-1, layout.together)
   having = [i for i, x in enumerate(objectives) if x in HREG]
   held = layout.regressors

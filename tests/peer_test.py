@@ -16,6 +16,7 @@ from configs import bench
 from kdjax.bench import modes
 from kdjax.bench import peer
 from kdjax.bench import programs
+from kdjax.distill import mapped
 from kdjax.distill import supervised
 from kdjax.distill import taps
 from kdjax.distill import trials
@@ -124,7 +125,7 @@ class Start:
         states, programs.lanes([self.block]), wave, programs.data, one
       )
       seen.append(layout.gather_states(states))
-    having = [arm.name for arm in arms if trials.learnt(arm.objective)]
+    having = [arm.name for arm in arms if mapped.learnt(arm.objective)]
     pick = lambda tree, i: jax.tree.map(lambda x: x[0, i], tree)
     return {
       arm.name: [

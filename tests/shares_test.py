@@ -11,6 +11,7 @@ import pytest
 from kdjax import readers
 from kdjax import workdirs
 from kdjax.distill import axes
+from kdjax.distill import mapped
 from kdjax.distill import trials
 from kdjax.engine import loop
 from kdjax.engine import shares
@@ -59,9 +60,9 @@ def test_the_share_is_that_of_the_gradients(tmp_path):
       batch["epochs"],
     )
     fresh = programs.init(block.key, {})
-    regressors = study.make_regressors(trials.objectives(study.arms))
+    regressors = study.make_regressors(mapped.objectives(study.arms))
     for arm in study.arms[1:]:
-      trial = jax.tree.map(lambda x: x[0], trials.stack([arm]))
+      trial = jax.tree.map(lambda x: x[0], mapped.stack([arm]))
 
       def losses(params, arm=arm, trial=trial):
         (supervised, answer), _ = steps.supervise(
@@ -70,7 +71,7 @@ def test_the_share_is_that_of_the_gradients(tmp_path):
           trial,
           drawn,
           student=study.make_model("student"),
-          student_taps=trials.taps([arm.objective], 0),
+          student_taps=mapped.taps([arm.objective], 0),
         )
         distilled = steps.distill(
           answer,

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from kdjax.distill import losses
+from kdjax.distill import mapped
 from kdjax.distill import pathways
 from kdjax.distill import trials
 from kdjax.engine import batches
@@ -28,7 +29,7 @@ STUDENT = UNet(widths=(3, 5), decoder_widths=(3,), in_channels=1)
 REGRESSORS = {PAIR: pathways.Regressor(width=6)}
 
 
-NAME = steps.regressor_name(PAIR)
+NAME = mapped.regressor_name(PAIR)
 
 
 def make_objective(pathway, loss="MSE"):
@@ -45,7 +46,7 @@ def make_trial(pathway=None, answer=0, **numbers):
     "soft_dice": 0.0,
     **numbers,
   }
-  return trials.Trial(
+  return mapped.Trial(
     answer=jnp.int32(answer),
     numbers={name: jnp.float32(value) for name, value in numbers.items()},
   )
@@ -105,7 +106,7 @@ def run_all(states, arms, batch=None, count=0, **step):
   A trial without a regressor has none in what is returned.
   """
   objectives = tuple(objective for objective, _ in arms)
-  owners = [i for i, x in enumerate(objectives) if trials.learnt(x)]
+  owners = [i for i, x in enumerate(objectives) if mapped.learnt(x)]
   regressors = (
     {NAME: stack(*[states.regressors[NAME]] * len(owners))} if (owners) else {}
   )

@@ -3,6 +3,7 @@
 import pytest
 
 from kdjax import configs
+from kdjax import recorded
 from kdjax.engine import checks
 from kdjax.engine import streams
 from kdjax.engine import studies
@@ -94,10 +95,10 @@ def test_an_unknown_attribute_of_a_model_is_named(tmp_path):
 
 def test_a_changed_data_set_is_refused(tmp_path):
   study = make(tmp_path)
-  studies.claim_data(study)
-  studies.claim_data(study)
+  recorded.claim_data(study)
+  recorded.claim_data(study)
   with pytest.raises(UserError, match="fingerprint"):
-    studies.claim_data(
+    recorded.claim_data(
       make_like(study, data=make(tmp_path, ("data.seed", "5")).dataset)
     )
 

@@ -6,6 +6,7 @@ import pytest
 
 from configs import paper
 from kdjax.distill import axes
+from kdjax.distill import mapped
 from kdjax.distill import spaces
 from kdjax.distill import trials
 from kdjax.errors import UserError
@@ -84,9 +85,9 @@ def test_an_arm_may_name_several_levels_with_weights():
     ("encoder3", "encoder4", 1.0),
     ("encoder4", "encoder5", 0.5),
   )
-  wanted = trials.objectives(arms)
-  assert trials.taps(wanted, 0) == ("encoder3", "encoder4")
-  assert trials.taps(wanted, 1) == ("encoder4", "encoder5")
+  wanted = mapped.objectives(arms)
+  assert mapped.taps(wanted, 0) == ("encoder3", "encoder4")
+  assert mapped.taps(wanted, 1) == ("encoder4", "encoder5")
 
 
 def test_every_arm_refers_to_the_student_of_its_learning_rate():
@@ -113,8 +114,8 @@ def test_every_arm_refers_to_the_student_of_its_learning_rate():
 
 def test_stacked_numbers_say_what_the_arms_say():
   arms = trials.make_arms(grid(alpha=(0.25, 0.5)))
-  stacked = trials.stack(arms)
-  answers = trials.answers(arms)
+  stacked = mapped.stack(arms)
+  answers = mapped.answers(arms)
   for i, arm in enumerate(arms):
     if arm.objective:
       assert answers[int(stacked.answer[i])] == (arm.view, arm.source)
@@ -187,7 +188,7 @@ def test_what_authors_set_neither_multiplies_their_arm_nor_is_drawn_for_it():
 
 
 def test_only_views_that_a_teacher_sees_are_used():
-  assert trials.views(trials.make_arms(grid(view=("weak",)))) == ("weak",)
+  assert mapped.views(trials.make_arms(grid(view=("weak",)))) == ("weak",)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import dataclasses
 
 from kdjax.distill import axes
-from kdjax.distill import trials
+from kdjax.distill import mapped
 from kdjax.errors import UserError
 
 
@@ -33,7 +33,7 @@ def fewer(count):
 
 def alike(arms, count):
   """The arms of `count` objectives, spread over all that the arms have."""
-  every = trials.objectives(arms)
+  every = mapped.objectives(arms)
   chosen = {every[i * len(every) // count] for i in range(count)}
   return [arm for arm in arms if arm.objective in chosen]
 

@@ -12,7 +12,7 @@ import numpy as np
 from kdjax.bench import choices
 from kdjax.bench import peer
 from kdjax.bench import programs
-from kdjax.distill import trials
+from kdjax.distill import mapped
 from kdjax.engine import cores
 from kdjax.plan import compiled
 from kdjax.plan import shapes
@@ -100,7 +100,7 @@ def make_modes(study, teacher, say, names=NAMES, sizes=SIZES):
       for group in groups
     )
     every = [arm for group in groups for arm in group]
-    return join(name, made, len(trials.objectives(every)))
+    return join(name, made, len(mapped.objectives(every)))
 
   student = next(arm for arm in study.arms if not arm.objective)
   untaught = {**taught, "teacher": {}}
@@ -115,7 +115,7 @@ def make_modes(study, teacher, say, names=NAMES, sizes=SIZES):
     ],
     "fused_alike": lambda name: [
       mode(name, choices.enough(choices.alike(arms, count), len(arms)))
-      for count in choices.fewer(len(trials.objectives(arms)))
+      for count in choices.fewer(len(mapped.objectives(arms)))
     ],
     "teacher": lambda name: [
       mode(
@@ -145,7 +145,7 @@ def parts(study, serial):
   for arm in arms:
     views[arm.view].append(arm)
   answer = functools.cache(functools.partial(_answer_flops, study))
-  read = lambda some: answer(trials.objectives(some))
+  read = lambda some: answer(mapped.objectives(some))
   return (
     serial.flops
     - sum(read([arm]) for arm in arms)
@@ -199,7 +199,7 @@ def torch_modes(study, entered, names=NAMES):
   learns, and its answer.
   """
   arms = [arm.name for arm in choices.distilling(study)]
-  objectives = len(trials.objectives(choices.distilling(study)))
+  objectives = len(mapped.objectives(choices.distilling(study)))
   whole, *alone = entered
   peak = whole.peak_bytes
   found = []

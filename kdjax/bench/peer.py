@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from kdjax.distill import axes
-from kdjax.distill import trials
+from kdjax.distill import mapped
 from kdjax.engine import cores
 from kdjax.engine import networks
 from kdjax.engine import streams
@@ -215,10 +215,10 @@ def _check(study):
       raise _missing(f"{role}.name={spec.name}", _NETWORKS)
     if spec.get("encoder", _ENCODERS[0]) not in _ENCODERS:
       raise _missing(f"{role}.encoder={spec.encoder}", _ENCODERS)
-  for objective in trials.objectives(study.arms):
+  for objective in mapped.objectives(study.arms):
     if objective.loss not in _LOSSES:
       raise _missing(f"grid.loss={objective.loss}", _LOSSES)
-  for view in trials.views(study.arms):
+  for view in mapped.views(study.arms):
     if view not in _VIEWS:
       raise _missing(f"grid.view={view}", _VIEWS)
   for arm in study.arms:
@@ -259,7 +259,7 @@ def _spec(study, role):
 def _trained_teacher(study):
   """A teacher that learns, from the first view that the grid renders."""
   (arm,) = study.teacher_stage.arms
-  view = trials.views(study.arms)[0]
+  view = mapped.views(study.arms)[0]
   return _arm(dataclasses.replace(arm, view=view), "teacher")
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.distill import trials
+from kdjax.distill import mapped
 from kdjax.engine import batches
 from kdjax.engine import checkpoint
 from kdjax.engine import stages
@@ -106,7 +106,7 @@ def answering(study, objectives):
     logits, features = batches.answer(
       *given,
       teacher=study.student_stage.teacher,
-      teacher_taps=trials.taps(objectives, 1),
+      teacher_taps=mapped.taps(objectives, 1),
       look=study.make_look("teacher"),
     )
     return logits if logits_read else None, features

@@ -4,14 +4,11 @@ What an arm is called, what contrasts compare, what the page asks, how a config
 is checked and what a program maps over is derived from here.
 """
 
-from collections.abc import Callable
-import dataclasses
-from typing import Any
-
 from kdjax import fields
 from kdjax.distill import losses
 from kdjax.distill import pairs
 from kdjax.distill import pathways
+from kdjax.distill.axis import Axis
 from kdjax.models import quantised
 
 # What a teacher sees: a view of the batch, or the image as it is, once; what it
@@ -39,12 +36,6 @@ WEIGHTING_SUFFIXES = {"grid": "", "authors": "_Authors"}
 TUNINGS = ("untuned", "tuned")
 
 TUNED = "_Tuned"  # At the end of a tuned arm's name.
-
-
-def _by_all(pathway, loss):
-  """Read by every arm, Students too."""
-  del pathway, loss
-  return True
 
 
 def _by_distilled(pathway, loss):
@@ -77,42 +68,6 @@ def _alpha_objection(value):
     f"={value} is outside (0, 1]; the Student, which distils nothing, is "
     "always in the grid"
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class Axis:
-  """An axis of the grid.
-
-  Attributes:
-    name: the field of `config.grid`; its value is a tuple.
-    field: what each value is.
-    question: what the page asks where the axis has more than one value.
-    read_by: from a pathway and a loss, None for a Student's, to whether such
-      an arm reads the axis. What an arm does not read does not multiply it.
-    suffix: how a value is written at the end of an arm's name.
-    always_shown: whether it is there when the axis has one value, too.
-    unread: of an axis of numbers, which a program maps over: the number of an
-      arm that does not read it. None for an axis of names.
-    objection: from a value to what is wrong with it, said behind the axis'
-      name, or None.
-    word: from an arm to the value's word; None for numbers, which the arm has.
-    by_authors: whether an arm that is weighted as its loss's authors do has
-      it from them.
-    compresses: whether it makes a network smaller, which costs quality: what a
-      search would put at one end always, and a Teacher is trained without.
-  """
-
-  name: str
-  field: fields.Field
-  question: str
-  read_by: Callable[[str | None, str | None], bool] = _by_all
-  suffix: Callable[[Any], str] = "_{:g}".format
-  always_shown: bool = False
-  unread: float | None = None
-  objection: Callable[[Any], str | None] = lambda value: None
-  word: Callable | None = None
-  by_authors: bool = False
-  compresses: bool = False
 
 
 AXES = (

@@ -109,7 +109,7 @@ def prepare_batch(
     cases: `[B]`, rows of `data`.
     epochs: `[B]`, the pass over the training cases that each belongs to.
     teacher: linen module, or None.
-    answers: `trials.answers`, what the grid learns from.
+    answers: `mapped.answers`, what the grid learns from.
     teacher_taps: taps of the teacher that the grid's objectives need.
     carry: from key and maps to maps in the frame of the views.
     **rendering: what else `render_batch` takes.

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
+from kdjax.distill import mapped
 from kdjax.distill import pathways
 from kdjax.distill import sense
 from kdjax.distill import taps
-from kdjax.distill import trials
 from kdjax.engine import batches
 from kdjax.engine import convolution
 from kdjax.engine import levels
@@ -137,7 +137,7 @@ def check_models(study):
       raise UserError(f"{role} makes no network: {error}") from error
     study.load_weights(role)
     side = ("student", "teacher").index(role)
-    wanted = trials.taps(trials.objectives(study.arms), side)
+    wanted = mapped.taps(mapped.objectives(study.arms), side)
     try:
       networks.features(model, study.blank(role), wanted)
     except ValueError as error:
@@ -168,7 +168,7 @@ def _check_memory(study, role):
 
 def _check_cache(study):
   """Refuses a cache of the teacher's maps that no device could hold."""
-  answers = [x for x in trials.answers(study.arms) if x[0] == "cached"]
+  answers = [x for x in mapped.answers(study.arms) if x[0] == "cached"]
   if not answers:
     return
   model = study.make_model("teacher")
@@ -176,7 +176,7 @@ def _check_cache(study):
   features = networks.features(
     model,
     study.blank("teacher"),
-    trials.taps(trials.objectives(study.arms), 1),
+    mapped.taps(mapped.objectives(study.arms), 1),
   )
   an_image = 4 * side**2 * model.num_classes + sum(
     x.size * x.dtype.itemsize for x in features.values()
@@ -200,7 +200,7 @@ def _check_objectives(study):
       "grid.source=swapped learns from another case of the batch: set "
       "student_training.batch_size above 1."
     )
-  objectives = trials.objectives(study.arms)
+  objectives = mapped.objectives(study.arms)
   shapes = levels.shapes(study)
   relu = study.config.regressor.activation == "relu"
   for objective in objectives:

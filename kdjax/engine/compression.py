@@ -34,11 +34,21 @@ class Compression:
   begin: int
   rounded: int
 
-  def thin(self, before, after, numbers, steps):
-    """See `Pruning.thin`; what is pruned is a trial's own number."""
-    if not self.pruning:
-      return after
-    return self.pruning.thin(before, after, steps, numbers["sparsity"])
+  def shrink(self, state, params, numbers, steps):
+    """A trial's `steps.TrialState` before a step, and its parameters after it.
+
+    Pruned to the trial's own number; and no epoch is the best in which it was
+    larger than it is to be.
+    """
+    if self.pruning:
+      sparsity = numbers["sparsity"]
+      params = self.pruning.thin(state.params, params, steps, sparsity)
+    early = self.unfinished(numbers, steps)
+    state = state.replace(
+      best_criterion=jnp.where(early, jnp.inf, state.best_criterion),
+      stale=jnp.where(early, 0, state.stale),
+    )
+    return state, params
 
   def quantise(self, batch_stats, numbers, count):
     """Batch statistics that say in how many bits a step computes.

@@ -15,6 +15,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from kdjax.distill import mapped
 from kdjax.distill import trials
 from kdjax.engine import steps
 
@@ -38,12 +39,12 @@ class Lanes:
   """What the trials of `P` lanes are.
 
   Attributes:
-    trials: `trials.Trial` with leaves `[P]`.
+    trials: `mapped.Trial` with leaves `[P]`.
     list: `[1]`, which of the program's lists of objectives is theirs.
     owners: by name, `[R]`: the lane that each regressor belongs to.
   """
 
-  trials: trials.Trial
+  trials: mapped.Trial
   list: jax.Array
   owners: dict[str, jax.Array]
 
@@ -86,8 +87,8 @@ def groups(objectives):
   for objective, members in itertools.groupby(objectives):
     size = len(list(members))
     regressors = {}
-    for pair in trials.learnt(objective):
-      name = steps.regressor_name(pair)
+    for pair in mapped.learnt(objective):
+      name = mapped.regressor_name(pair)
       first = used.get(name, 0)
       regressors[name] = slice(first, first + size)
       used[name] = first + size
@@ -130,7 +131,7 @@ def train_step(
   """
   objectives = dict.fromkeys(x for every in lists for x in every if x)
   supervise = functools.partial(
-    steps.supervise, student=student, student_taps=trials.taps(objectives, 0)
+    steps.supervise, student=student, student_taps=mapped.taps(objectives, 0)
   )
   distill = _by_groups(
     lists,
@@ -252,7 +253,7 @@ def _distill_groups(distill, grouped, own, answers, weights):
       cut = lambda x, lanes=group.lanes: x[lanes]
       read = (
         None if objective.pairs else cut(logits),
-        {tap: cut(features[tap]) for tap in trials.taps([objective], 0)},
+        {tap: cut(features[tap]) for tap in mapped.taps([objective], 0)},
       )
       regressors = {
         name: jax.tree.map(lambda x, part=part: x[part], weights[name])

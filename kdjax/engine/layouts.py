@@ -11,11 +11,10 @@ import functools
 import jax
 import numpy as np
 
-from kdjax.distill import trials
+from kdjax.distill import mapped
 from kdjax.engine import dealing
 from kdjax.engine import lanes
 from kdjax.engine import places
-from kdjax.engine import steps
 
 AXIS = "devices"
 
@@ -95,7 +94,7 @@ class Layout:
   def _owned(self):
     """By name: the arms with a regressor, and `[D * turns, R]`, its lanes."""
     names = [
-      {steps.regressor_name(pair) for pair in trials.learnt(objective)}
+      {mapped.regressor_name(pair) for pair in mapped.learnt(objective)}
       for objective in self.objectives
     ]
     found = {}

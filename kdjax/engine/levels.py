@@ -5,6 +5,7 @@ import sys
 import jax
 
 from kdjax import workdirs
+from kdjax.distill import mapped
 from kdjax.distill import pairs
 from kdjax.distill import taps
 from kdjax.distill import trials
@@ -16,13 +17,13 @@ def shapes(study):
 
   Under None are the logits.
   """
-  objectives = trials.objectives(study.arms)
+  objectives = mapped.objectives(study.arms)
   side = study.config.data.image_size
   found = []
   for i, role in enumerate(("student", "teacher")):
     model = study.make_model(role)
     features = networks.features(
-      model, study.blank(role), trials.taps(objectives, i)
+      model, study.blank(role), mapped.taps(objectives, i)
     )
     maps = {tap: x.shape[1:] for tap, x in features.items()}
     found.append({None: (side, side, model.num_classes), **maps})
@@ -47,7 +48,7 @@ def compared(study):
     }
     for pair in dict.fromkeys(
       (*pair[:2], 1.0)
-      for objective in trials.objectives(study.arms)
+      for objective in mapped.objectives(study.arms)
       for pair in objective.pairs
     )
   }

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from kdjax.data import views
+from kdjax.distill import mapped
 from kdjax.distill import trials
 from kdjax.engine import batches
 from kdjax.engine import compression
@@ -81,7 +82,7 @@ class Programs:
     self.layout = fitting.make_layout(study, stage, num_blocks, devices)
     model = stage.make_model(study, self.layout.batch_axis)
     plain = stage.make_model(study)
-    objectives = trials.objectives(stage.arms)
+    objectives = mapped.objectives(stage.arms)
     regressors = study.make_regressors(objectives)
     self.data = self.layout.replicate(
       {
@@ -98,7 +99,7 @@ class Programs:
       study.make_model("teacher"), study.blank("teacher"), {}
     )
     rendering = {
-      "views": trials.views(stage.arms),
+      "views": mapped.views(stage.arms),
       "render": functools.partial(
         views.render, settings=config.views, classes=model.num_classes
       ),
@@ -108,11 +109,11 @@ class Programs:
     self.render_batch = jax.jit(
       functools.partial(batches.render_batch, **rendering)
     )
-    self.answers = trials.answers(stage.arms)
+    self.answers = mapped.answers(stage.arms)
     self.networks = batches.networks(self.answers)
     teaching = {
       "teacher": stage.teacher,
-      "teacher_taps": trials.taps(objectives, 1),
+      "teacher_taps": mapped.taps(objectives, 1),
     }
     self.prepare = functools.partial(
       batches.prepare_batch,
@@ -198,7 +199,7 @@ class Programs:
       alpha: `[W, G]`, in the place of the arms' own.
       layout: another than the stage's.
     """
-    found = [trials.stack(self.stage.arms_of(x)) for x in wave]
+    found = [mapped.stack(self.stage.arms_of(x)) for x in wave]
     if alpha is not None:
       found = [
         x.replace(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from kdjax.distill import losses
+from kdjax.distill import mapped
 from kdjax.distill import pathways
 from kdjax.distill import supervised
 from kdjax.distill import taps
@@ -55,11 +56,6 @@ def make_optimizer(learning_rate, weight_decay):
   Flattened, so that the same arithmetic is compiled whatever the layers.
   """
   return optax.flatten(optax.adamw(learning_rate, weight_decay=weight_decay))
-
-
-def regressor_name(pair):
-  """Key of the regressor of `pair` among the states."""
-  return "-".join(tap.replace("/", ".") for tap in pair)
 
 
 def init_state(key, weights, *, images, student):
@@ -113,7 +109,7 @@ def init_regressors(key, *, images, student, regressors):
   for pair, regressor in regressors.items():
     blank = jnp.zeros(features[pair[0]].shape, features[pair[0]].dtype)
     # From its name, so that the grid's other regressors do not matter.
-    name = regressor_name(pair)
+    name = mapped.regressor_name(pair)
     own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
     params = regressor.init(own_key, blank)["params"]
     states[name] = RegressorState(params, _begin(params))
@@ -163,7 +159,7 @@ def distill(answer, weights, trial, *, teachers, mask, objective, regressors):
 
   def compare(student_map, teacher_maps, pair=None):
     def regress(x):
-      own = weights[regressor_name(pair)]
+      own = weights[mapped.regressor_name(pair)]
       return regressors[pair].apply({"params": own}, x)
 
     # Only the choice of the answer depends on the trial, so that what is done
@@ -229,13 +225,8 @@ def update(
   """
   params, optimizer = _descend(state, trial, gradients, **when)
   if compression:
-    numbers, steps = trial.numbers, when["count"] + 1
-    params = compression.thin(state.params, params, numbers, steps)
-    # No epoch is the best in which it was larger than it is to be.
-    early = compression.unfinished(numbers, steps)
-    state = state.replace(
-      best_criterion=jnp.where(early, jnp.inf, state.best_criterion),
-      stale=jnp.where(early, 0, state.stale),
+    state, params = compression.shrink(
+      state, params, trial.numbers, when["count"] + 1
     )
   stepped = state.replace(
     params=params,

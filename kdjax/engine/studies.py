@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from kdjax import files
-from kdjax import workdirs
 from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.data import views
 from kdjax.distill import axes
+from kdjax.distill import mapped
 from kdjax.distill import pathways
 from kdjax.distill import trials
 from kdjax.engine import adoption
@@ -189,7 +188,7 @@ class Study:
 
   def make_regressors(self, objectives):
     """The regressors that `objectives` need, by pair of taps."""
-    pairs = dict.fromkeys(pair for x in objectives for pair in trials.learnt(x))
+    pairs = dict.fromkeys(pair for x in objectives for pair in mapped.learnt(x))
     teacher = self.make_model("teacher")
     wanted = tuple(dict.fromkeys(pair[1] for pair in pairs))
     widths = {
@@ -261,51 +260,3 @@ def make_study(config, workdir, dataset=None):
   for stage in study.stages:
     fitting.make_layout(study, stage, len(blocks))
   return study
-
-
-def claim_data(study):
-  """Writes what the data are, or compares the data set with the one there.
-
-  Raises:
-    UserError: the workdir was begun with other data; names the cases.
-  """
-  path = study.workdir / workdirs.DATA
-  dataset = study.dataset
-  record = {
-    "name": dataset.name,
-    "version": dataset.version,
-    "fingerprint": dataset.fingerprint,
-    "folds": [splits.fold_record(dataset, fold) for fold in study.folds],
-    "cases": dict(zip(dataset.cases, dataset.digests, strict=False)),
-  }
-  if not path.exists():
-    workdirs.write_record(study.workdir, workdirs.DATA, record)
-    return
-  old = files.read_json(path)
-  if old == record:
-    return
-  differing = [
-    _changes(old.get(name), record[name]) if name == "cases" else name
-    for name in record
-    if old.get(name) != record[name]
-  ]
-  raise UserError(
-    f"{path}: the data set changed since this workdir was begun "
-    f"({', '.join(differing)}): restore it, or choose another --workdir."
-  )
-
-
-def _changes(old, new):
-  """Which cases differ, in words."""
-  old = old if isinstance(old, dict) else {}
-  groups = {
-    "new": [x for x in new if x not in old],
-    "gone": [x for x in old if x not in new],
-    "altered": [x for x in new if x in old and old[x] != new[x]],
-  }
-  return "; ".join(
-    f"{len(cases)} {what}: {', '.join(cases[:5])}"
-    + (", ..." if len(cases) > 5 else "")
-    for what, cases in groups.items()
-    if cases
-  )

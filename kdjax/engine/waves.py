@@ -7,7 +7,7 @@ from flax import serialization
 import jax
 import numpy as np
 
-from kdjax.distill import trials
+from kdjax.distill import mapped
 from kdjax.engine import interruption
 from kdjax.engine import lanes
 from kdjax.engine import shares
@@ -114,7 +114,7 @@ class Wave:
       programs.steps_per_epoch,
       asked.any(),
     )
-    if due and trials.objectives(programs.stage.arms):
+    if due and mapped.objectives(programs.stage.arms):
       norms = self._norms()
       share = shares.share(alpha, *norms)
       if asked.any():

@@ -1,7 +1,7 @@
 """What is said of how much say distillation has in the arms, and by whom."""
 
 from kdjax.distill import losses
-from kdjax.distill import trials
+from kdjax.distill import mapped
 from kdjax.report import tables
 
 
@@ -28,7 +28,7 @@ def _shares(results):
 def _authors(results):
   """Whose weights arms have that are weighted as their losses' authors do."""
   said = []
-  for what in trials.objectives(
+  for what in mapped.objectives(
     arm for arm in results.arms if arm.weighting == "authors"
   ):
     weight = losses.LOSSES[what.loss].weights[what.pathway]
