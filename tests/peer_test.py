@@ -43,19 +43,22 @@ def make_config():
   return config
 
 
-def randomise(variables):
-  """Scales, shifts and statistics away from one and nought."""
+def draw(variables):
+  """Numbers for variables: scales and shifts away from one and nought.
+
+  Of the variables the shapes will do, which nothing has to be compiled for.
+  """
   rng = np.random.default_rng(0)
 
-  def draw(path, x):
+  def one(path, x):
     name, noise = path[-1].key, rng.uniform(-0.4, 0.4, x.shape)
     if name in ("scale", "var"):
-      return (1.0 + noise).astype(np.float32)
-    if name in ("bias", "mean"):
-      return noise.astype(np.float32)
-    return np.asarray(x)
+      noise = 1.0 + noise
+    elif name == "kernel":
+      noise = rng.normal(0.0, np.prod(x.shape[:-1]) ** -0.5, x.shape)
+    return noise.astype(np.float32)
 
-  return jax.tree_util.tree_map_with_path(draw, variables)
+  return jax.tree_util.tree_map_with_path(one, variables)
 
 
 class Start:
@@ -75,13 +78,12 @@ class Start:
     stage = study.student_stage
     self.programs = stages.Programs(study, stage, 1, jax.devices()[:1])
     (self.block,) = study.blocks
-    self.teacher = randomise(
-      study.make_model("teacher").init(
-        jax.random.key(1), study.blank("teacher")
-      )
+    model = study.make_model("teacher")
+    self.teacher = draw(
+      jax.eval_shape(model.init, jax.random.key(1), study.blank("teacher"))
     )
     states = jax.device_get(self.programs.init(self.block.key, {}))
-    random = lambda x: x.replace(params=randomise(x.params))
+    random = lambda x: x.replace(params=draw(x.params))
     self.states = lanes.States(
       random(states.trials),
       {name: random(x) for name, x in states.regressors.items()},
@@ -163,7 +165,7 @@ class Start:
       )
       return supervised.cross_entropy(logits, batch["mask"]).mean()
 
-    return jax.value_and_grad(loss)(self.teacher["params"])
+    return jax.jit(jax.value_and_grad(loss))(self.teacher["params"])
 
 
 def gradients(state):

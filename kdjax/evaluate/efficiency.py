@@ -94,17 +94,18 @@ def _of_weights(study, stage, arm, trained, costs):
   for best in trained[stage.name].values():
     own = jax.tree.map(lambda x: np.asarray(x[place], np.float32), best)
     model, own = quantised.take(plain, own, arm.numbers["bits"])
-    zeros = storage.skipped(plain, own, study.blank(stage.role))
-    found.append((storage.nonzero(own), storage.stored(model, own), zeros))
+    adds = storage.multiply_adds(
+      plain, own, study.blank(stage.role), np.count_nonzero
+    )
+    found.append((storage.nonzero(own), storage.stored(model, own), adds))
   # What is rounded in training does not run so in JAX.
   few = arm.numbers["bits"] < quantised.NONE
   unknown = {"latency_ms": ""} if few else {}
-  kept, size, zeros = (round(x) for x in np.mean(found, axis=0))
-  adds = costs[stage.role]["multiply_adds"]
+  kept, size, adds = (round(x) for x in np.mean(found, axis=0))
   return {
     "nonzero_parameters": kept,
     "stored_bytes": size,
-    "sparse_multiply_adds": adds - zeros if adds else "",
+    "sparse_multiply_adds": adds or "",
     **unknown,
   }
 
@@ -117,9 +118,9 @@ def measure(study, role, repeats=30):
   """Costs of "teacher" or "student" on one image on the first device.
 
   Returns:
-    `parameters`; `multiply_adds`, half the floating-point operations that XLA
-    counts in the compiled network; `latency_ms`, the median of `repeats` calls
-    with the image on the device; `file_bytes` of parameters and batch
+    `parameters`; `multiply_adds`, see `storage`, empty where a network has no
+    layer of linen's; `latency_ms`, the median of `repeats` calls with the image
+    on the device; `file_bytes` of parameters and batch
     statistics in float32.
   """
   model, image = study.make_model(role), study.blank(role)
@@ -134,11 +135,10 @@ def measure(study, role, repeats=30):
     begun = time.perf_counter()
     jax.block_until_ready(compiled(variables, image))
     seconds.append(time.perf_counter() - begun)
-  flops = (compiled.cost_analysis() or {}).get("flops", -1)
   single = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), variables)
   return {
     "parameters": sum(x.size for x in jax.tree.leaves(variables["params"])),
-    "multiply_adds": round(flops / 2) if flops > 0 else "",
+    "multiply_adds": storage.multiply_adds(model, variables, image) or "",
     "latency_ms": round(1000 * float(np.median(seconds)), 4),
     "file_bytes": len(serialization.to_bytes(single)),
   }

@@ -23,17 +23,23 @@ def nonzero(variables):
   return sum(int(np.count_nonzero(x)) for x in params.values())
 
 
-def skipped(model, variables, images):
-  """Multiply-adds of an image in which a weight is zero.
+def multiply_adds(model, variables, images, weights=np.size):
+  """Multiply-adds of an image in a network's convolutions and dense layers.
+
+  As papers count them, so whatever a network is compiled to: a kernel's at the
+  border, too, where it reaches beyond the image; resizing, BatchNorm, and what
+  a module multiplies without a layer of linen's, not.
 
   Args:
     model: linen module.
     variables: of one network.
     images: `[1, S, S, C]`, only lends its shape.
+    weights: of a kernel, how many count: `np.count_nonzero` for an engine that
+      skips zeros.
   """
   params = flax.traverse_util.flatten_dict(variables["params"])
   return sum(
-    layer.positions * int(np.sum(np.asarray(params[*path, "kernel"]) == 0))
+    layer.positions * int(weights(params[*path, "kernel"]))
     for path, layer in quantised.layers(model, images).items()
   )
 

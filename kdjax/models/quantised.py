@@ -159,8 +159,10 @@ def layers(model, images):
     if isinstance(layer, LAYERS) and context.method_name == "__call__":
       # A transposed one uses its kernel at what goes in.
       at = args[0] if isinstance(layer, nn.ConvTranspose) else out
+      before = called.get(layer.path)  # One that is shared computes again.
       called[layer.path] = Layer(
-        getattr(layer, "feature_group_count", 1), math.prod(at.shape[1:-1])
+        getattr(layer, "feature_group_count", 1),
+        math.prod(at.shape[1:-1]) + (before.positions if before else 0),
       )
     return out
 
