@@ -53,14 +53,20 @@ def draw(results):
         mec=hue,
         mfc=hue if row["front"] else "white",
       )
-    for model, row in front.iterrows():
+    # Numbers, since names would lie on each other; with a key beside them.
+    key = []
+    for number, (model, row) in enumerate(front.iterrows(), start=1):
       ax.annotate(
-        model,
+        number,
         (row["bytes"], row["dice"]),
-        xytext=(4, 4),
+        xytext=(-4, 4),  # Where no other model can be.
         textcoords="offset points",
+        ha="right",
         fontsize=6,
       )
+      key += ax.plot([], [], " ", label=f"{number}  {model}")
+    place = "outside right upper"
+    drawn.legend(handles=key, loc=place, handlelength=0, fontsize=6)
     ax.set_xscale("log")
     ax.set_xlabel("as stored")
     said = lambda x, _: words.si(x, "B")
@@ -68,14 +74,16 @@ def draw(results):
     ax.xaxis.set_major_formatter(said)
     ax.xaxis.set_minor_formatter("")
     ax.set_ylabel("mean Dice, %, and its 95 % interval")
-    for mark, said in (
+    marks = [
       ("o", "whole"),
       ("v", "pruned"),
       ("s", "in few bits"),
       ("D", "both"),
-    ):
-      ax.plot([], [], mark, color="0.4", mfc="white", label=said)
-    drawn.legend(loc="outside upper center", ncols=4)
+    ]
+    shown = []
+    for mark, said in marks:
+      shown += ax.plot([], [], mark, color="0.4", mfc="white", label=said)
+    drawn.legend(handles=shown, loc="outside upper center", ncols=4)
     drawn.supxlabel(
       "filled: no other has as much Dice in as few bytes; black: Teacher, "
       "grey: Student, coloured: distilled",
