@@ -1,5 +1,6 @@
 """The `kdjax` command: an exit status, and a line for what is wrong."""
 
+import gc
 import os
 import shlex
 import sys
@@ -13,6 +14,9 @@ from kdjax.errors import UserError
 def run():
   """The command as a process."""
   platforms.settle()
+  # Tracing makes objects by the hundred thousand, nearly all of which stay:
+  # looking for garbage after every 700 takes an eighth of a short run.
+  gc.set_threshold(50_000, 10, 10)
   status = main()
   if status:
     # Threads of Orbax's that outlive an error print tracebacks while Python is

@@ -19,6 +19,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _KEPT
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+gc.set_threshold(50_000, 10, 10)  # As `kdjax.cli` does.
+
 import jax
 import numpy as np
 import pytest
