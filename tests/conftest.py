@@ -19,8 +19,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _KEPT
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-gc.set_threshold(50_000, 10, 10)  # As `kdjax.cli` does.
-
 import jax
 import numpy as np
 import pytest
@@ -30,6 +28,7 @@ from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.engine import studies
 
+gc.set_threshold(50_000, 10, 10)  # As `kdjax.cli` does.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several times quicker to compile; what is tested is not speed.
 jax.config.update("jax_disable_most_optimizations", True)

@@ -216,7 +216,7 @@ def assert_equal(theirs, arm, first, states):
   assert error[worst] < 1e-4, worst
   # Adam's first steps are little but signs: of what has next to no gradient
   # rounding decides which way it goes, and so does a ReLU at its kink: up to
-  # 4.3e-3 on a processor with AVX-512, below 1e-3 on one without. Adam without
+  # 5.6e-3 on a processor with AVX-512, below 1e-3 on one without. Adam without
   # its bias correction would begin with a step 0.1 / sqrt(0.001) times as long.
   assert drift < 1e-2
 
