@@ -1,5 +1,6 @@
 """Published pages say what the statistics of today make of their cases."""
 
+import io
 import pathlib
 
 import pandas as pd
@@ -20,7 +21,8 @@ def test_a_published_page_is_what_its_cases_say_today(name):
     ("contrasts", found.contrasts),
   ):
     pd.testing.assert_frame_equal(
-      frame,
+      # Read as the file is: levels may all be numbers.
+      pd.read_csv(io.StringIO(frame.to_csv(index=False))),
       pd.read_csv(RESULTS / name / f"{table}.csv"),
       check_dtype=False,
       rtol=1e-4,  # Another numpy sums in another order.
@@ -32,4 +34,4 @@ def test_a_published_page_is_what_its_cases_say_today(name):
 
 
 def test_there_are_published_runs():
-  assert {"quickstart", "busi_cpu", "levels", "losses"} <= set(RUNS)
+  assert {"quickstart", "busi_cpu", "levels", "losses", "compress"} <= set(RUNS)
