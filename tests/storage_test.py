@@ -1,5 +1,6 @@
 """Stored bytes are those of a file that could be read again."""
 
+import functools
 import math
 import zlib
 
@@ -69,7 +70,8 @@ def test_multiply_adds_are_those_that_are_published():
     return math.prod(x.shape) if known else 0
 
   params = jax.tree.map_with_path(count, variables["params"])
-  found = storage.multiply_adds(model, {"params": params}, images, int)
+  layers = quantised.layers(model, images)
+  found = storage.multiply_adds(layers, {"params": params}, int)
   # By torchvision's table of weights, with 1000 classes of 2048 features.
   assert round((found + 1000 * 2048) / 1e9, 2) == 4.09
 
@@ -84,7 +86,8 @@ def test_a_layer_that_is_shared_computes_every_time():
 
   images = jnp.zeros((1, 8, 8, 4))
   variables = Twice().init(jax.random.key(0), images)
-  found = storage.multiply_adds(Twice(), variables, images)
+  layers = quantised.layers(Twice(), images)
+  found = storage.multiply_adds(layers, variables)
   assert found == 2 * 64 * 9 * 4 * 4
 
 
@@ -117,8 +120,9 @@ def test_fewer_bits_take_as_much_less(network):
 
 def test_zeros_are_counted_where_they_save_something(network):
   model, _, variables, images = network
-  adds = lambda x, **how: storage.multiply_adds(model, x, images, **how)
-  sparse = lambda x: adds(x, weights=np.count_nonzero)
+  layers = quantised.layers(model, images)
+  adds = functools.partial(storage.multiply_adds, layers)
+  sparse = functools.partial(adds, weights=np.count_nonzero)
   assert sparse(variables) == adds(variables)
   params = jax.tree.map(np.copy, variables["params"])
   params["encoder2"]["conv1"]["conv"]["kernel"][0] = 0  # 3 x 8 x 16 of them.

@@ -53,31 +53,29 @@ def write(study, trained, deployed=lambda study, role, numbers: {}):
   searched = course.search_seconds(study)
   rows = [
     {
-      "model": model,
+      "model": arm.name,
       **costs[stage.role],
       **deploy(stage.role, _size(arm)),
       **(_of_weights(study, stage, arm, trained, costs) if compressed else {}),
       "device_seconds": _known(seconds),
-      "search_seconds": _known(searched.get(model, math.nan)),
+      "search_seconds": _known(searched.get(arm.name, math.nan)),
     }
     for stage in study.stages
-    for arm, (model, seconds) in zip(
-      stage.arms, _training(study, stage).items(), strict=True
-    )
+    for arm, seconds in zip(stage.arms, _training(study, stage), strict=True)
   ]
   workdirs.write_table(study.workdir, workdirs.EFFICIENCY, rows)
 
 
 def _training(study, stage):
-  """Device-seconds of training by model, the mean over its trials."""
+  """Device-seconds of training by arm, the mean over its trials."""
   seconds = loop.device_seconds(study, stage)
-  return {
+  return [
     # A teacher that came from a file was not trained here.
-    arm.name: statistics.fmean(
+    statistics.fmean(
       seconds.get((arm.name, block), math.nan) for block in study.blocks
     )
     for arm in stage.arms
-  }
+  ]
 
 
 def _size(arm):
@@ -90,13 +88,12 @@ def _of_weights(study, stage, arm, trained, costs):
   if not costs[stage.role]:
     return {}
   place, plain = stage.arms.index(arm), study.make_model(stage.role)
+  layers = quantised.layers(plain, study.blank(stage.role))
   found = []
   for best in trained[stage.name].values():
     own = jax.tree.map(lambda x: np.asarray(x[place], np.float32), best)
     model, own = quantised.take(plain, own, arm.numbers["bits"])
-    adds = storage.multiply_adds(
-      plain, own, study.blank(stage.role), np.count_nonzero
-    )
+    adds = storage.multiply_adds(layers, own, np.count_nonzero)
     found.append((storage.nonzero(own), storage.stored(model, own), adds))
   # What is rounded in training does not run so in JAX.
   few = arm.numbers["bits"] < quantised.NONE
@@ -120,8 +117,7 @@ def measure(study, role, repeats=30):
   Returns:
     `parameters`; `multiply_adds`, see `storage`, empty where a network has no
     layer of linen's; `latency_ms`, the median of `repeats` calls with the image
-    on the device; `file_bytes` of parameters and batch
-    statistics in float32.
+    on the device; `file_bytes` of parameters and batch statistics in float32.
   """
   model, image = study.make_model(role), study.blank(role)
   variables = jax.tree.map(
@@ -135,10 +131,11 @@ def measure(study, role, repeats=30):
     begun = time.perf_counter()
     jax.block_until_ready(compiled(variables, image))
     seconds.append(time.perf_counter() - begun)
+  layers = quantised.layers(model, image)
   single = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), variables)
   return {
     "parameters": sum(x.size for x in jax.tree.leaves(variables["params"])),
-    "multiply_adds": storage.multiply_adds(model, variables, image) or "",
+    "multiply_adds": storage.multiply_adds(layers, variables) or "",
     "latency_ms": round(1000 * float(np.median(seconds)), 4),
     "file_bytes": len(serialization.to_bytes(single)),
   }

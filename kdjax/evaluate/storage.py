@@ -23,7 +23,7 @@ def nonzero(variables):
   return sum(int(np.count_nonzero(x)) for x in params.values())
 
 
-def multiply_adds(model, variables, images, weights=np.size):
+def multiply_adds(layers, variables, weights=np.size):
   """Multiply-adds of an image in a network's convolutions and dense layers.
 
   As papers count them, so whatever a network is compiled to: a kernel's at the
@@ -31,16 +31,15 @@ def multiply_adds(model, variables, images, weights=np.size):
   a module multiplies without a layer of linen's, not.
 
   Args:
-    model: linen module.
+    layers: its `quantised.layers`.
     variables: of one network.
-    images: `[1, S, S, C]`, only lends its shape.
     weights: of a kernel, how many count: `np.count_nonzero` for an engine that
       skips zeros.
   """
   params = flax.traverse_util.flatten_dict(variables["params"])
   return sum(
     layer.positions * int(weights(params[*path, "kernel"]))
-    for path, layer in quantised.layers(model, images).items()
+    for path, layer in layers.items()
   )
 
 

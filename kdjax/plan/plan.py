@@ -1,6 +1,6 @@
 """The largest setting of a study that fits some accelerators, compiled there.
 
-Every stage is compiled as `train` would compile them there, on the first host:
+Every stage is compiled as `train` would compile it there, on the first host:
 its share of the blocks is the largest, and no host needs another. Where they
 ask for more memory than there is, fewer trials are in memory at once, which
 changes no result; then numbers are narrower, then batches smaller.
