@@ -17,15 +17,11 @@ from tqdm import tqdm
 from kdjax import workdirs
 from kdjax.engine import checkpoint
 from kdjax.engine import fitting
+from kdjax.engine import histories
 from kdjax.engine import interruption
 from kdjax.engine import saves
-from kdjax.engine import scalars
 from kdjax.engine import stages
 from kdjax.engine import waves
-from kdjax.errors import UserError
-
-# Of stages in the history; behind them a search's and the students.
-_ORDER = {"teacher": 0, "compressed": 1}
 
 
 def run_stage(study, stage, teachers=None):
@@ -52,8 +48,9 @@ def _train_blocks(study, stage, teachers):
       for block in study.blocks
     }
     progress = {block: kept[block].restore() for block in study.blocks}
+    history = histories.History(study, stage)
     # The last run may have died between a checkpoint and its history.
-    write_history(study, stage, progress)
+    history.write(progress)
     todo = [block for block in study.blocks if not progress[block].finished]
     if todo:
       programs = stages.Programs(study, stage, len(todo))
@@ -65,6 +62,7 @@ def _train_blocks(study, stage, teachers):
           _train_wave(
             waves.Wave(programs, blocks, progress, teachers),
             kept,
+            history,
             progress,
             cadence,
             bar,
@@ -86,7 +84,7 @@ def _rounds(programs, todo, progress):
   return rounds
 
 
-def _train_wave(wave, kept, progress, cadence, bar):
+def _train_wave(wave, kept, history, progress, cadence, bar):
   """Trains a wave to its end or a signal; writes its blocks' `progress`."""
   start, name = bar.n, wave.blocks[0].name
   while wave.live.any():
@@ -105,6 +103,7 @@ def _train_wave(wave, kept, progress, cadence, bar):
     if cadence.due() or stopping or not wave.live.any():
       with cadence.saving():
         _save(wave, kept, progress)
+        history.write(progress)
     if stopping:
       break
   else:  # Trials that stopped early leave the bar's estimate too long.
@@ -122,7 +121,7 @@ def _record(wave, epoch, progress):
     mine.step += epoch.steps
     mine.seconds += epoch.seconds
     if epoch.measured:
-      mine.history += _rows(
+      mine.history += histories.rows(
         programs,
         block,
         mine.step,
@@ -146,63 +145,6 @@ def _save(wave, kept, progress):
       jax.tree.map(lambda x, i=i: x[i], states)
     )
     kept[block].save(mine)
-  write_history(wave.programs.study, wave.programs.stage, progress)
-
-
-def _rows(programs, block, step, measured, live_before, seconds):
-  """One row of history for every trial that trained in this epoch.
-
-  The learning rate is that of the epoch's last step.
-  """
-  stage, rate = programs.stage, float(programs.schedule(step - 1))
-  rows = []
-  for g, arm in enumerate(stage.arms_of(block)):
-    if live_before[g]:
-      numbers = {
-        name: float(measured[name][g])
-        for name in workdirs.SCALARS
-        if name != "learning_rate"
-      }
-      if measured["diverged"][g]:
-        # How a reader knows it from a stop.
-        numbers["train_loss"] = math.nan
-      rows.append(
-        {
-          "stage": stage.name,
-          "arm": arm.name,
-          "fold": block.fold,
-          "seed": block.seed,
-          "epoch": step // programs.steps_per_epoch,
-          **numbers,
-          "learning_rate": arm.numbers["learning_rate"] * rate,
-          "live": int(measured["live"][g]),
-          "device_seconds": seconds,
-        }
-      )
-  return rows
-
-
-def write_history(study, stage, progress):
-  """Writes the history anew: what other stages left, and this stage's rows."""
-  rows = [row for x in progress.values() for row in x.history]
-  if study.first:
-    everyone = [*_other_rows(study.workdir, stage), *rows]
-    # No run repeats its times, so they stay in the checkpoints.
-    workdirs.write_table(
-      study.workdir,
-      workdirs.HISTORY,
-      sorted(everyone, key=lambda x: _ORDER.get(x["stage"], len(_ORDER))),
-    )
-  scalars.write(study.workdir / workdirs.TENSORBOARD, rows)
-
-
-def _other_rows(workdir, stage):
-  """The rows of other stages; none where the file is missing or damaged."""
-  try:
-    rows = workdirs.rows(workdir, workdirs.HISTORY)
-  except UserError:  # Written anew from what the checkpoints hold.
-    return []
-  return [x for x in rows if x.get("stage") != stage.name]
 
 
 def device_seconds(study, stage):
