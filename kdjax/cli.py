@@ -10,13 +10,16 @@ from kdjax import platforms
 from kdjax.errors import Interrupted
 from kdjax.errors import UserError
 
+# When Python looks for garbage. Tracing makes objects by the hundred thousand,
+# nearly all of which stay: looking after every 700 takes an eighth of a short
+# run.
+COLLECTED = 50_000, 10, 10
+
 
 def run():
   """The command as a process."""
   platforms.settle()
-  # Tracing makes objects by the hundred thousand, nearly all of which stay:
-  # looking for garbage after every 700 takes an eighth of a short run.
-  gc.set_threshold(50_000, 10, 10)
+  gc.set_threshold(*COLLECTED)
   status = main()
   if status:
     # Threads of Orbax's that outlive an error print tracebacks while Python is

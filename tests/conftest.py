@@ -24,11 +24,12 @@ import numpy as np
 import pytest
 
 from configs import paper
+from kdjax import cli
 from kdjax.data import pipeline
 from kdjax.data import splits
 from kdjax.engine import studies
 
-gc.set_threshold(50_000, 10, 10)  # As `kdjax.cli` does.
+gc.set_threshold(*cli.COLLECTED)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several times quicker to compile; what is tested is not speed.
 jax.config.update("jax_disable_most_optimizations", True)

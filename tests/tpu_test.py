@@ -15,12 +15,21 @@ import pytest
 
 from configs import paper
 from kdjax import cli
+from kdjax import configs
 from kdjax.engine import stages
 from kdjax.plan import compiled
 from kdjax.plan import plan
 from kdjax.plan import topology
+from tests import started
 
 SIDE = 112  # Compiles in less time than 224 x 224, which `results/plan` has.
+# Of these is asked what is not about the networks of the paper.
+SMALL = started.SMALL | {
+  "engine.lowering": "auto",
+  "grid.pair": '(("encoder2", "encoder3"),)',
+  "grid.pathway": "L,H",
+  "grid.loss": "KLD",
+}
 
 pytestmark = [
   pytest.mark.slow,
@@ -184,8 +193,7 @@ def test_no_convolution_but_the_students_is_grouped(grid):
 
 def test_the_command_prints_a_plan(tmp_path, capsys):
   argv = ["plan", "--config=configs/paper.py:tiny", "--topology=v5e:2x2"]
-  tiny = ("data.image_size=32", "grid.pathway=L,H", "grid.loss=KLD")
-  argv += [f"--config.{field}" for field in tiny]
+  argv += started.flags(SMALL | {"data.image_size": 32})
   assert cli.main([*argv, f"--json={tmp_path / 'plan.json'}"]) == 0
   text = capsys.readouterr().out
   assert "v5e:2x2: 4 chips on 1 host(s)" in text and "memory used" in text
@@ -199,14 +207,15 @@ def test_the_command_prints_a_plan(tmp_path, capsys):
 
 def test_arms_in_groups_take_less_memory_and_are_counted_whole():
   where = topology.make_slice("v5e:1x1")
-  config = paper.get_config("tiny")
-  # So many steps that the compiler leaves them a loop.
-  config.data.num_cases = 400
-  config.student_training.batch_size = 16
-  config.grid.update(pathway=("L", "H"), loss=("KLD",))
+  settings = SMALL | {
+    # So many steps that the compiler leaves them a loop.
+    "data.num_cases": 400,
+    "student_training.batch_size": 16,
+  }
   costs = []
   for together in (0, 2):
-    config.engine.arms_at_once = together
+    settings["engine.arms_at_once"] = together
+    config = configs.load("configs/paper.py:tiny", settings.items())
     study = plan.make_study(config, plan.stand_in(config)[0])
     programs = make_programs(study, study.student_stage, where)
     assert programs.layout.together == (together or 5)
