@@ -50,7 +50,7 @@ def train(options):
     )
   if found:
     say(found.text)
-    page = options.workdir / workdirs.REPORT / "index.html"
+    page = options.workdir / workdirs.REPORT / workdirs.PAGE
     print(
       f"kdjax: the page is {page}. To keep what may be shown: "
       f"kdjax report {options.workdir} --out results/NAME.",

@@ -25,6 +25,8 @@ EFFICIENCY = "efficiency.csv"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 REPORT = "report"
+PAGE = "index.html"  # Of a report, as the table is.
+TABLE = "table.csv"
 TESTS = "tests"
 
 # Of a stage's name, with a number: where draws of a search are trained.

@@ -133,7 +133,7 @@ def _metrics(network):
   lines = []
   found = [
     row
-    for row in _rows(network.workdir / workdirs.REPORT / "table.csv")
+    for row in _rows(network.workdir / workdirs.REPORT / workdirs.TABLE)
     if row["model"] == network.arm
   ]
   for row in found:

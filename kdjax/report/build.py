@@ -38,7 +38,7 @@ def write(results, cases=()):
   plots = figures.write(results)
   pictures = segmentations.write(results, cases)
   content = page.make(results, results.table, results.notes, plots, pictures)
-  files.write_text(results.workdir / workdirs.REPORT / "index.html", content)
+  files.write_text(results.workdir / workdirs.REPORT / workdirs.PAGE, content)
   return results.text
 
 
@@ -64,7 +64,7 @@ def publish(results, out):
   for name in (workdirs.DATA, workdirs.PAIRS, *workdirs.COLUMNS):
     _copy(workdir / name, out / name)
   for path in sorted(report.glob("*.*")):
-    if path.name != "index.html":
+    if path.name != workdirs.PAGE:
       _copy(path, out / path.name)
   names = sorted(x.name for x in out.glob("*.*") if x.name != "README.md")
   plots = []
@@ -84,12 +84,12 @@ def publish(results, out):
       if path.suffix == ".png":
         about = f"A simulated test case ({path.stem}): truth and predictions"
         shown.append((f"figures/cases/{path.name}", about))
-    _copy(report / "index.html", out / "index.html")
+    _copy(report / workdirs.PAGE, out / workdirs.PAGE)
   else:
     content = page.make(results, results.table, results.notes, plots, None)
-    files.write_text(out / "index.html", content)
+    files.write_text(out / workdirs.PAGE, content)
   text = (report / "table.md").read_text()
-  content = readme.make(results, text, shown, sorted({*names, "index.html"}))
+  content = readme.make(results, text, shown, sorted({*names, workdirs.PAGE}))
   files.write_text(out / "README.md", content)
 
 
@@ -106,18 +106,16 @@ def _check(results):
 
 def _write_tables(results):
   frames = {
-    "table": results.table,
-    "comparisons": results.comparisons,
-    "factors": results.terms,
-    "contrasts": results.contrasts,
-    "claims": results.claims,
-    "trials": tables.trials(results),
+    workdirs.TABLE: results.table,
+    "comparisons.csv": results.comparisons,
+    "factors.csv": results.terms,
+    "contrasts.csv": results.contrasts,
+    "claims.csv": results.claims,
+    "trials.csv": tables.trials(results),
   }
   if results.regions:
-    frames["regions"] = results.by_region
-  contents = {
-    f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items()
-  }
+    frames["regions.csv"] = results.by_region
+  contents = {x: frame.to_csv(index=False) for x, frame in frames.items()}
   contents["table.md"] = results.text
   contents["table.tex"] = latex.table(results, results.table, results.notes)
   for name, content in contents.items():
