@@ -365,7 +365,7 @@ sys.exit(cli.main(["predict", "--model={exported}", "--out={tmp_path / "out"}",
 
 
 def test_latency_is_measured_where_onnxruntime_is(study, monkeypatch):
-  found = latency.measure(study, "student", {})
+  (found,) = latency.measure(study, [("student", ())]).values()
   assert set(found) <= set(workdirs.COSTS) and len(found) == 5
   assert all(value > 0 for value in found.values())
   # Python, numpy and onnxruntime take 60 MB before any network is opened.
@@ -375,4 +375,31 @@ def test_latency_is_measured_where_onnxruntime_is(study, monkeypatch):
     raise UserError("onnxruntime is not installed")
 
   monkeypatch.setattr(runtime, "load", missing)
-  assert latency.measure(study, "student", {}) == {}
+  assert latency.measure(study, [("student", ())]) == {}
+
+
+def test_networks_that_are_compared_are_measured_in_turn(
+  study, monkeypatch, capsys
+):
+  networks = [("student", (("sparsity", x),)) for x in (0.5, 0.9)]
+  networks += [("teacher", ()), ("teacher", (("bits", 4),))]
+  asked = []
+
+  def ask(path, threads):
+    asked.append((path.name, threads))
+    if path.name == "1.onnx" and len(asked) > 6:
+      raise UserError("it does not run")
+    took = 10.0 * len(asked)
+    return {"milliseconds": took, "images_per_second": 1.0, "peak_bytes": ""}
+
+  monkeypatch.setattr(latency, "_content", lambda *_, **__: b"")
+  monkeypatch.setattr(latency, "_ask", ask)
+  found = latency.measure(study, networks)
+  names = [name for name, threads in asked if threads == 1]
+  assert names == ["0.onnx", "1.onnx", "2.onnx"] * 3
+  # One fails in a later round, one has a number of bits that nothing runs.
+  assert list(found) == [networks[0], networks[2]]
+  assert found[networks[0]]["onnx_ms_one_core"] == 70.0  # Of 10, 70 and 120.
+  assert found[networks[0]]["onnx_peak_bytes"] == ""
+  said = capsys.readouterr().err
+  assert said.count("student not measured as ONNX: it does not run") == 2

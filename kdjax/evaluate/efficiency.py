@@ -4,7 +4,6 @@ A report reads it and so needs to compile nothing. No run repeats these times,
 so no other table of numbers holds them.
 """
 
-import functools
 import math
 import statistics
 import time
@@ -23,7 +22,7 @@ from kdjax.evaluate import storage
 from kdjax.models import quantised
 
 
-def write(study, trained, deployed=lambda study, role, numbers: {}):
+def write(study, trained, deployed=lambda study, kinds: {}):
   """Measures the networks and writes a row for every model of the table.
 
   What is there is kept: a second `train` in a finished workdir measures
@@ -34,8 +33,8 @@ def write(study, trained, deployed=lambda study, role, numbers: {}):
   Args:
     study: `Study`.
     trained: by stage the best states by block, as `course.train` returns them.
-    deployed: from the study, "teacher" or "student" and an arm's numbers to the
-      columns `onnx_*` or nothing, see `deploy.latency`.
+    deployed: from the study and its networks to the columns `onnx_*` of each,
+      see `deploy.latency`.
   """
   if workdirs.has(study.workdir, workdirs.EFFICIENCY):
     return
@@ -47,15 +46,19 @@ def write(study, trained, deployed=lambda study, role, numbers: {}):
     for role in ("teacher", "student")
   }
   compressed = any(map(_size, (x for y in study.stages for x in y.arms)))
-  deploy = functools.cache(
-    lambda role, size: deployed(study, role, dict(size)) if costs[role] else {}
-  )
+  kinds = {
+    (stage.role, _size(arm)): None
+    for stage in study.stages
+    for arm in stage.arms
+    if costs[stage.role]
+  }
+  onnx = deployed(study, tuple(kinds))
   searched = course.search_seconds(study)
   rows = [
     {
       "model": arm.name,
       **costs[stage.role],
-      **deploy(stage.role, _size(arm)),
+      **onnx.get((stage.role, _size(arm)), {}),
       **(_of_weights(study, stage, arm, trained, costs) if compressed else {}),
       "device_seconds": _known(seconds),
       "search_seconds": _known(searched.get(arm.name, math.nan)),
