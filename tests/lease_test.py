@@ -117,8 +117,10 @@ def test_a_process_of_this_machine_is_looked_for(folder, dead, capsys):
   if dead:
     other.communicate()
   write(folder, 0, host=lease._host(), process=other.pid)
+  begun = time.monotonic()
   with lease.hold(folder, ("",)):
     assert ("waiting 1 s" in capsys.readouterr().err) != dead
+    assert dead or time.monotonic() - begun >= lease.EXPIRY
   if not dead:
     other.communicate()
 

@@ -66,7 +66,6 @@ def test_what_a_failing_test_leaves_is_killed_with_what_that_started(
 def test_what_it_says_can_be_read_while_it_speaks():
   process = start(SPEAKS, "stdout")
   for count in range(1, 7):
-    # Or more of them: a busy machine looks seldom.
-    assert process.wait_for(lambda n=count: process.out.count("word") >= n)
+    assert process.wait_for(lambda n=count: process.out == n * "word\n")
   assert process.finish() == 6 * "word\n"
   assert process.err == ""

@@ -21,8 +21,8 @@ from kdjax.errors import UserError
 BATCH = 8
 _SECONDS = 0.2  # For each measurement.
 # Of which there are so many where there is more to compare than a student with
-# its teacher: networks that are as fast as each other came out 0.75 to 1.00
-# apart when each was measured once.
+# its teacher: of networks that do the same arithmetic one took 0.75 to 1.00 of
+# the other's time when each was measured once.
 _ROUNDS = 3
 
 
